@@ -1,0 +1,178 @@
+package harness
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A Process is one program of the test, which can be killed and started again
+// with the same arguments. Its output is kept in a file across starts.
+type Process struct {
+	Name string
+	Log  string // file with everything it wrote
+
+	t    *testing.T
+	path string
+	args []string
+	env  []string
+
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process of the moment has ended
+}
+
+// Start runs a program and ends it with the test.
+func Start(t *testing.T, name, dir, path string, env []string, args ...string) *Process {
+	t.Helper()
+	p := &Process{Name: name, Log: filepath.Join(dir, name+".log"), t: t, path: path, args: args, env: env}
+	p.Start()
+	t.Cleanup(p.Kill)
+	return p
+}
+
+// Start starts the program again after Kill or Term.
+func (p *Process) Start() {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		p.t.Fatalf("open the log of %s: %v", p.Name, err)
+	}
+	defer out.Close()
+	cmd := exec.Command(p.path, p.args...)
+	cmd.Env = append(os.Environ(), p.env...)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		p.t.Fatalf("start %s: %v", p.Name, err)
+	}
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(done)
+	}()
+	p.cmd, p.done = cmd, done
+}
+
+// Pid is the process's id.
+func (p *Process) Pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cmd.Process.Pid
+}
+
+// Signal sends a signal to the process.
+func (p *Process) Signal(s syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = p.cmd.Process.Signal(s)
+}
+
+// Kill ends the process at once (SIGKILL) and waits for its end.
+func (p *Process) Kill() {
+	p.Signal(syscall.SIGKILL)
+	<-p.ended()
+}
+
+// Term asks the process to end (SIGTERM) and waits for it; false if it has
+// not ended within the time.
+func (p *Process) Term(within time.Duration) bool {
+	p.Signal(syscall.SIGTERM)
+	select {
+	case <-p.ended():
+		return true
+	case <-time.After(within):
+		return false
+	}
+}
+
+func (p *Process) ended() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.done
+}
+
+// Tail returns the last lines the process wrote, for a failed test.
+func (p *Process) Tail(lines int) string {
+	b, err := os.ReadFile(p.Log)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// FreeAddr returns a loopback address that nobody listens on at this moment.
+func FreeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("find a free port: %v", err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Until waits for a condition and fails the test with its last complaint when
+// it does not hold in time.
+func Until(t *testing.T, within time.Duration, what string, cond func() error) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := cond()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v: %v", what, within, err)
+		}
+		<-tick.C
+	}
+}
+
+// Etcd is a cluster of real etcd members.
+type Etcd struct {
+	Members   []*Process
+	Endpoints []string
+}
+
+// StartEtcd runs an etcd cluster of n members and waits until it answers.
+func StartEtcd(t *testing.T, b Binaries, n int) *Etcd {
+	t.Helper()
+	e := &Etcd{}
+	var cluster, peers []string
+	for i := range n {
+		peers = append(peers, FreeAddr(t))
+		e.Endpoints = append(e.Endpoints, FreeAddr(t))
+		cluster = append(cluster, fmt.Sprintf("etcd%d=http://%s", i, peers[i]))
+	}
+	dir := t.TempDir()
+	for i := range n {
+		name := fmt.Sprintf("etcd%d", i)
+		e.Members = append(e.Members, Start(t, name, dir, b.EtcdPath, nil,
+			"--name", name, "--data-dir", filepath.Join(dir, name), "--log-level", "error",
+			"--listen-client-urls", "http://"+e.Endpoints[i], "--advertise-client-urls", "http://"+e.Endpoints[i],
+			"--listen-peer-urls", "http://"+peers[i], "--initial-advertise-peer-urls", "http://"+peers[i],
+			"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-state", "new",
+			"--heartbeat-interval", "50", "--election-timeout", "500"))
+	}
+	Until(t, 30*time.Second, "etcd answers", func() error {
+		for _, ep := range e.Endpoints {
+			if err := get("http://" + ep + "/health"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return e
+}

@@ -1,0 +1,250 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"routerd.dev/internal/engine"
+	"routerd.dev/internal/route"
+	"routerd.dev/internal/store"
+	"routerd.dev/internal/version"
+)
+
+// The stages of a prepare, as reports name them.
+const (
+	StageWaiting   = "waiting"
+	StageFetching  = "fetching"
+	StageCompiling = "compiling"
+	StageTesting   = "testing"
+)
+
+const (
+	fetchers     = 8                      // chunks fetched at once
+	missingTries = 4                      // before what etcd lacks or cannot read is given up
+	firstPause   = 25 * time.Millisecond  // between tries to fetch, doubling
+	longestPause = 1 * time.Second        //
+	markWait     = 500 * time.Millisecond // for the trial to be on disk; then it is compiled all the same
+)
+
+// A refusal is an error that trying again will not mend.
+type refusal struct{ error }
+
+func (r refusal) Unwrap() error { return r.error }
+
+// A builder makes an engine of a digest: manifest and missing chunks from etcd,
+// the rest from disk; everything verified, compiled and tested.
+type builder struct {
+	snapshots    Snapshots
+	disk         *writer
+	cache        *version.Cache
+	library      *engine.Library
+	capabilities []string
+	options      engine.Options
+	timeout      time.Duration
+}
+
+// build runs in the one background worker. Its error is a refusal when the
+// digest is at fault. Nothing in a snapshot makes it panic (I6).
+func (b *builder) build(ctx context.Context, ref version.Ref, previous *engine.Engine, tried <-chan struct{}, stage func(string)) (e *engine.Engine, err error) {
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			e, err = nil, refusal{fmt.Errorf("panic: %v at %s", p, firstFrame(debug.Stack()))}
+		}
+	}()
+	stage(StageFetching)
+	table, pieces, err := b.load(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	// A crash from here on is this digest's.
+	mark := time.NewTimer(markWait)
+	defer mark.Stop()
+	select {
+	case <-tried:
+	case <-mark.C: // the disk is slow
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	stage(StageCompiling)
+	o := b.options
+	o.Previous = previous
+	e, err = engine.Compile(ctx, ref, table, b.library, o)
+	if err == nil {
+		stage(StageTesting)
+		err = e.RunTests().Err()
+	}
+	switch {
+	case err == nil:
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return nil, refusal{fmt.Errorf("compile took longer than the budget of %s", b.timeout)}
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	default:
+		return nil, refusal{err}
+	}
+	b.disk.hold(ref.Digest, pieces)
+	return e, nil
+}
+
+// firstFrame finds where a recovered panic came from.
+func firstFrame(stack []byte) string {
+	lines := strings.Split(string(stack), "\n")
+	for i, l := range lines {
+		if strings.HasPrefix(l, "panic(") && i+2 < len(lines) {
+			return strings.TrimSpace(lines[i+2])
+		}
+	}
+	return "an unknown place"
+}
+
+// load gets a table and the pieces it came in. Bytes on disk are used only if
+// they are what their name says; what is wrong there is fetched.
+func (b *builder) load(ctx context.Context, ref version.Ref) (*route.Table, packed, error) {
+	p := packed{chunks: map[version.Digest][]byte{}}
+	manifest, m, err := b.manifest(ctx, ref.Digest)
+	if err != nil {
+		return nil, p, err
+	}
+	p.manifest = manifest
+	if missing := m.Missing(b.capabilities); len(missing) > 0 {
+		return nil, p, refusal{fmt.Errorf("this build lacks %s: upgrade routerd on this instance", strings.Join(missing, ", "))}
+	}
+	f := &fetcher{builder: b, got: map[version.Digest][]byte{}, all: version.MapFetcher{}}
+	if err := f.fetch(ctx, m); err != nil {
+		return nil, p, err
+	}
+	table, _, err := version.Load(ctx, ref.Digest, manifest, f.all, b.cache)
+	switch {
+	case err == nil:
+		p.chunks = f.got
+		return table, p, nil
+	case ctx.Err() != nil:
+		return nil, p, ctx.Err()
+	default:
+		return nil, p, refusal{err}
+	}
+}
+
+// manifest returns a snapshot's manifest in canonical bytes and decoded.
+func (b *builder) manifest(ctx context.Context, d version.Digest) ([]byte, version.Manifest, error) {
+	raw, err := b.disk.manifest(d)
+	if err != nil {
+		raw, err = retry(ctx, func(ctx context.Context) ([]byte, error) { return b.snapshots.Manifest(ctx, d) })
+		if err != nil {
+			return nil, version.Manifest{}, fmt.Errorf("fetch manifest: %w", err)
+		}
+	}
+	m, err := version.ParseManifest(d, raw)
+	if err != nil {
+		return nil, m, refusal{err}
+	}
+	return raw, m, nil
+}
+
+// A fetcher brings the chunks of one snapshot together, a few at a time.
+type fetcher struct {
+	*builder
+	mu  sync.Mutex
+	got map[version.Digest][]byte // those that came from etcd
+	all version.MapFetcher
+}
+
+// fetch gets every chunk that is on disk or that the cache has no module for;
+// with a disk, also those it lacks, for a start without etcd.
+func (f *fetcher) fetch(ctx context.Context, m version.Manifest) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	want := make(chan version.Digest)
+	errs := make(chan error, fetchers)
+	var wg sync.WaitGroup
+	for range fetchers {
+		wg.Go(func() {
+			for d := range want {
+				if err := f.one(ctx, d); err != nil {
+					errs <- err
+					cancel() // one that is lacking is enough
+					return
+				}
+			}
+		})
+	}
+	f.feed(ctx, m, want)
+	close(want)
+	wg.Wait()
+	close(errs)
+	var first error
+	for err := range errs {
+		if first == nil || errors.Is(first, context.Canceled) {
+			first = err
+		}
+	}
+	return first
+}
+
+func (f *fetcher) feed(ctx context.Context, m version.Manifest, want chan<- version.Digest) {
+	seen := map[version.Digest]bool{}
+	for _, e := range m.Modules {
+		if f.disk == nil && f.cache.Has(e.Digest) {
+			continue
+		}
+		for _, c := range e.Chunks {
+			if seen[c.Digest] {
+				continue
+			}
+			seen[c.Digest] = true
+			select {
+			case want <- c.Digest:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+func (f *fetcher) one(ctx context.Context, d version.Digest) error {
+	b, err := f.disk.chunk(d)
+	fetched := err != nil
+	if fetched {
+		b, err = retry(ctx, func(ctx context.Context) ([]byte, error) { return f.snapshots.Chunk(ctx, d) })
+		if err != nil {
+			return fmt.Errorf("fetch chunk %s: %w", d.Short(), err)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all[d] = b
+	if fetched {
+		f.got[d] = b
+	}
+	return nil
+}
+
+// retry asks until etcd answers or ctx ends. Any other answer than bytes is
+// asked for a few times more and then refused.
+func retry(ctx context.Context, ask func(context.Context) ([]byte, error)) ([]byte, error) {
+	pause := firstPause
+	for try := 1; ; try++ {
+		b, err := ask(ctx)
+		switch {
+		case err == nil:
+			return b, nil
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("%w: %w", ctx.Err(), err)
+		case !errors.Is(err, store.ErrUnavailable) && try == missingTries:
+			return nil, refusal{err}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", ctx.Err(), err)
+		case <-time.After(jitter(pause)):
+			pause = min(2*pause, longestPause)
+		}
+	}
+}

@@ -1,0 +1,277 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"routerd.dev/internal/rollout"
+	"routerd.dev/internal/version"
+)
+
+func testDisk(t *testing.T) *disk {
+	t.Helper()
+	return &disk{root: t.TempDir(), group: "g", log: slog.New(slog.DiscardHandler)}
+}
+
+func remembered(epochs ...int64) memory {
+	m := memory{Fleet: "f1", Group: "g", Saved: time.Unix(100, 0).UTC()}
+	for _, e := range epochs {
+		a := rollout.Assignment{Group: "g", Epoch: e, Nonce: "n", Stable: ref(int(e)), Set: []version.Ref{ref(int(e))}, Instant: time.Unix(e, 0).UTC()}
+		m.Good = append(m.Good, a)
+		m.Served = max(m.Served, e)
+	}
+	m.HighestEpoch, m.HighestRevision = m.Served+2, 7
+	return m
+}
+
+func mustSave(t *testing.T, d *disk, m memory) {
+	t.Helper()
+	if err := d.save(m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDiskRemembersTheLastThreeGoodOnes(t *testing.T) {
+	d := testDisk(t)
+	if m := d.load(); m.Good != nil || m.Fleet != "" {
+		t.Errorf("an empty directory remembers %+v", m)
+	}
+	mustSave(t, d, remembered(3, 2, 1))
+	mustSave(t, d, remembered(4, 3, 2))
+	got := d.load()
+	if !got.equal(remembered(4, 3, 2)) || got.HighestEpoch != 6 || got.HighestRevision != 7 {
+		t.Errorf("remembers %+v", got)
+	}
+	files, _ := filepath.Glob(filepath.Join(d.dir("f1"), goodPrefix+"*"))
+	if len(files) != 3 {
+		t.Errorf("%d states on disk", len(files))
+	}
+}
+
+func TestI3_DamagedStateGoesToTheNextOlder(t *testing.T) {
+	d := testDisk(t)
+	mustSave(t, d, remembered(3, 2, 1))
+	path := filepath.Join(d.dir("f1"), goodFile(3))
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	try := func(what string, b []byte) {
+		t.Helper()
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got := d.load()
+		if len(got.Good) != 2 || got.Good[0].Epoch != 2 {
+			t.Fatalf("%s: %+v", what, got.Good)
+		}
+		if got.Served != 3 || got.HighestEpoch < 3 {
+			t.Fatalf("%s: forgot that epoch 3 was served", what)
+		}
+	}
+	for i := range whole {
+		b := bytes.Clone(whole)
+		b[i] ^= 0x20
+		try("flipped", b)
+		try("cut", whole[:i])
+	}
+	try("longer", append(bytes.Clone(whole), '\n'))
+	// Of another group, though its checksum is right.
+	if err := writeSealed(path, goodState{Fleet: "f1", Group: "other", Assignment: remembered(3).Good[0]}); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.load(); got.Good[0].Epoch != 2 {
+		t.Errorf("took another group's state: %+v", got.Good)
+	}
+	// And the numbers, when theirs is damaged, come from what is there.
+	if err := os.WriteFile(filepath.Join(d.dir("f1"), seenFile), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.load(); got.Served != 3 || len(got.Good) != 2 || got.Fleet != "f1" {
+		t.Errorf("without numbers: %+v", got)
+	}
+}
+
+func TestDiskIgnoresWhatIsNotIts(t *testing.T) {
+	d := testDisk(t)
+	mustSave(t, d, remembered(1))
+	dir := d.dir("f1")
+	for _, name := range []string{"notes.txt", "good-x", ".seen123", "chunks", "good-00000000000000000009"} {
+		p := filepath.Join(dir, name)
+		var err error
+		if name == "good-00000000000000000009" || name == "chunks" {
+			err = os.MkdirAll(p, 0o700)
+		} else {
+			err = os.WriteFile(p, []byte("hello"), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, dirChunks, "README"), []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := d.load()
+	if len(got.Good) != 1 {
+		t.Errorf("remembers %+v", got.Good)
+	}
+	if err := d.collect("f1", nil); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, dirChunks, "README")); err != nil {
+		t.Error("a foreign file was removed")
+	}
+}
+
+func TestDiskKeepsFleetsApart(t *testing.T) {
+	d := testDisk(t)
+	mustSave(t, d, remembered(9))
+	m := remembered(2)
+	m.Fleet, m.Saved = "../evil fleet", time.Unix(200, 0)
+	mustSave(t, d, m)
+	if got := d.load(); got.Fleet != m.Fleet || got.Good[0].Epoch != 2 {
+		t.Errorf("the newest fleet is %+v", got)
+	}
+	if rel, err := filepath.Rel(d.root, d.dir(m.Fleet)); err != nil || filepath.Dir(filepath.Dir(rel)) != "." {
+		t.Errorf("state outside of the directory: %s", rel)
+	}
+	other := &disk{root: d.root, group: "h", log: d.log}
+	if got := other.load(); got.Good != nil {
+		t.Errorf("another group remembers %+v", got)
+	}
+}
+
+func TestChunksAreVerifiedAndCollected(t *testing.T) {
+	d := testDisk(t)
+	s, p := packedSnapshot(t, "one")
+	if err := d.saveSnapshot("f1", s.Digest, p); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := d.manifest("f1", s.Digest); err != nil || !bytes.Equal(m, s.ManifestBytes) {
+		t.Errorf("manifest: %v", err)
+	}
+	for c, want := range p.chunks {
+		path := filepath.Join(d.dir("f1"), dirChunks, c.String())
+		whole, _ := os.ReadFile(path)
+		if b, err := d.chunk("f1", c); err != nil || !bytes.Equal(b, want) {
+			t.Fatalf("chunk: %v", err)
+		}
+		for i := range whole {
+			b := bytes.Clone(whole)
+			b[i] ^= 1
+			_ = os.WriteFile(path, b, 0o600)
+			if _, err := d.chunk("f1", c); !errors.Is(err, errNotOnDisk) {
+				t.Fatalf("a chunk damaged at %d: %v", i, err)
+			}
+		}
+		if err := d.saveSnapshot("f1", s.Digest, p); err != nil { // mends it
+			t.Fatal(err)
+		}
+		if _, err := d.chunk("f1", c); err != nil {
+			t.Fatal(err)
+		}
+		_ = os.WriteFile(filepath.Join(d.dir("f1"), dirChunks, "."+c.String()+"123"), nil, 0o600) // an interrupted write
+	}
+	other, q := packedSnapshot(t, "two")
+	if err := d.saveSnapshot("f1", other.Digest, q); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.collect("f1", map[version.Digest]bool{other.Digest: true}); err != nil {
+		t.Fatal(err)
+	}
+	files, _ := os.ReadDir(filepath.Join(d.dir("f1"), dirChunks))
+	if len(files) != len(q.chunks) {
+		t.Errorf("%d chunk files, want %d", len(files), len(q.chunks))
+	}
+	if _, err := d.manifest("f1", s.Digest); !errors.Is(err, errNotOnDisk) {
+		t.Errorf("manifest of a dropped snapshot: %v", err)
+	}
+}
+
+func packedSnapshot(t *testing.T, body string) (*version.Snapshot, packed) {
+	t.Helper()
+	s := mustEncode(t, table(body))
+	p := packed{manifest: s.ManifestBytes, chunks: map[version.Digest][]byte{}}
+	for d, b := range s.Chunks() {
+		p.chunks[d] = b
+	}
+	return s, p
+}
+
+// TestCrashCounting lets a process live and die at random points of what it
+// tries.
+func TestCrashCounting(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		root, err := os.MkdirTemp("", "agent-trials-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(root)
+		crashes, proven := 0, false
+		d := ref(1).Digest
+		for range rapid.IntRange(1, 8).Draw(t, "lives") {
+			w := newWriter(&disk{root: root, group: "g", log: slog.New(slog.DiscardHandler)}, "v1", slog.New(slog.DiscardHandler))
+			_, bad := w.load()
+			if got, want := len(bad) == 1, crashes >= maxCrashes; got != want {
+				t.Fatalf("quarantined: %v after %d crashes", got, crashes)
+			}
+			if len(bad) > 0 {
+				return
+			}
+			ending := rapid.SampledFrom([]string{"crash while trying", "crash later", "clean stop", "proven"}).Draw(t, "ending")
+			done := w.try(map[version.Digest]bool{d: true})
+			w.flush()
+			<-done
+			switch ending {
+			case "crash while trying":
+				if !proven {
+					crashes++
+				}
+			case "crash later": // it was held, not served
+				w.try(nil)
+				w.flush()
+			case "clean stop":
+				w.stop()
+				w.flush()
+				crashes = 0
+			case "proven":
+				w.prove(d)
+				w.remember(remembered(1), map[version.Digest]bool{d: true})
+				w.flush()
+				crashes, proven = 0, true
+			}
+		}
+	})
+}
+
+func TestDiskThatFailsIsToldOnceAndTriedAgain(t *testing.T) {
+	root := t.TempDir()
+	blocked := filepath.Join(root, "state")
+	if err := os.WriteFile(blocked, nil, 0o600); err != nil { // a file where the directory should be
+		t.Fatal(err)
+	}
+	log := &counting{}
+	w := newWriter(&disk{root: blocked, group: "g", log: slog.New(log)}, "v1", slog.New(log))
+	w.load()
+	log.errors = 0
+	w.remember(remembered(1), map[version.Digest]bool{})
+	w.flush()
+	w.flush()
+	if w.trouble() == "" || log.errors != 1 {
+		t.Errorf("trouble %q, told %d times", w.trouble(), log.errors)
+	}
+	if err := os.Remove(blocked); err != nil {
+		t.Fatal(err)
+	}
+	w.flush()
+	if got := w.disk.load(); w.trouble() != "" || len(got.Good) != 1 {
+		t.Errorf("trouble %q, remembers %+v", w.trouble(), got)
+	}
+}

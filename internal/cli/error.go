@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"routerd.dev/internal/route"
+	"routerd.dev/internal/store"
+)
+
+// explain says on standard error what went wrong and what to do about it.
+func (e Env) explain(err error) {
+	if errors.Is(err, errQuiet) {
+		return
+	}
+	var problems route.Problems
+	if errors.As(err, &problems) {
+		for _, p := range problems.Warnings() {
+			fmt.Fprintf(e.Stderr, "warning: %v\n", p)
+		}
+		for _, p := range problems.Errors() {
+			fmt.Fprintf(e.Stderr, "error: %v\n", p)
+		}
+		fmt.Fprintf(e.Stderr, "routectl: %s; nothing was changed\n", plural(len(problems.Errors()), "problem"))
+		return
+	}
+	fmt.Fprintf(e.Stderr, "routectl: %v\n", err)
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintf(e.Stderr, "hint: %s\n", hint)
+	}
+}
+
+// hintFor says the way out, where there is one that the error does not name
+// itself.
+func hintFor(err error) string {
+	var coded *codedError
+	switch {
+	case errors.As(err, &coded) && coded.hint != "":
+		return coded.hint
+	case errors.Is(err, store.ErrNotInitialized):
+		return "routectl init makes the fleet; --prefix and --endpoints say where it is"
+	case errors.Is(err, store.ErrBusy):
+		return "try again in a moment"
+	}
+	return ""
+}
+
+// sorted returns a map's keys in order.
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

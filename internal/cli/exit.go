@@ -1,0 +1,55 @@
+package cli
+
+import (
+	"context"
+	"errors"
+
+	"routerd.dev/internal/route"
+	"routerd.dev/internal/store"
+)
+
+// The exit codes of routectl.
+const (
+	ExitDone        = 0 // done
+	ExitFailed      = 1 // failed: etcd, files, a refusal by an instance
+	ExitUsage       = 2 // the command line is wrong
+	ExitInvalid     = 3 // the routes are wrong
+	ExitConflict    = 4 // somebody else changed it first, or a flag must allow it
+	ExitNotReached  = 5 // not every instance got there in time
+	ExitDifferences = 6 // diff --exit-code found differences
+)
+
+// A codedError ends the command with a code of its own.
+type codedError struct {
+	code int
+	err  error
+	hint string // what to do, on a line of its own
+}
+
+func (e *codedError) Error() string { return e.err.Error() }
+func (e *codedError) Unwrap() error { return e.err }
+
+// fail gives err an exit code and a hint; the hint may be empty.
+func fail(code int, err error, hint string) error {
+	return &codedError{code: code, err: err, hint: hint}
+}
+
+// exitCode chooses the code for an error that a command returned.
+func exitCode(err error) int {
+	var coded *codedError
+	var problems route.Problems
+	switch {
+	case err == nil:
+		return ExitDone
+	case errors.As(err, &coded):
+		return coded.code
+	case errors.As(err, &problems):
+		return ExitInvalid
+	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrBusy):
+		return ExitConflict
+	case errors.Is(err, context.DeadlineExceeded):
+		return ExitNotReached
+	default:
+		return ExitFailed
+	}
+}

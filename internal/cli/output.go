@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"routerd.dev/internal/yamlfile"
+)
+
+// print writes a value in the form -o asks for: the table that show writes, or
+// the value itself as JSON or YAML.
+func (c *command) print(value any, show func(w *table)) error {
+	var b []byte
+	var err error
+	switch c.output {
+	case "json":
+		b, err = yamlfile.EncodeJSON(value)
+	case "yaml":
+		b, err = yamlfile.Encode(value)
+	default:
+		w := &table{}
+		w.tabs = tabwriter.NewWriter(&w.out, 0, 8, 2, ' ', 0)
+		show(w)
+		if err = w.tabs.Flush(); err == nil {
+			b = []byte(trimRight(w.out.String()))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	_, err = c.env.Stdout.Write(b)
+	return err
+}
+
+// say tells a person something, on standard error.
+func (c *command) say(format string, args ...any) {
+	fmt.Fprintf(c.env.Stderr, format+"\n", args...)
+}
+
+// A table is output in aligned columns.
+type table struct {
+	out  strings.Builder
+	tabs *tabwriter.Writer
+}
+
+// row writes one line; cells are aligned with those above and below.
+func (t *table) row(cells ...any) {
+	for i, cell := range cells {
+		if i > 0 {
+			fmt.Fprint(t.tabs, "\t")
+		}
+		fmt.Fprint(t.tabs, cell)
+	}
+	fmt.Fprintln(t.tabs)
+}
+
+// line writes text that takes no part in the columns.
+func (t *table) line(format string, args ...any) {
+	_ = t.tabs.Flush() // into a strings.Builder, which does not fail
+	fmt.Fprintf(&t.out, format+"\n", args...)
+}
+
+func trimRight(s string) string {
+	lines := strings.Split(s, "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	return strings.Join(lines, "\n")
+}

@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"routerd.dev/internal/engine"
+	"routerd.dev/internal/route"
+	"routerd.dev/internal/routefile"
+	"routerd.dev/internal/store"
+	"routerd.dev/internal/version"
+)
+
+// readFiles reads the modules of the files, folders and "-" that -f names. It
+// shows every problem of their form and fails if one is an error.
+func (c *command) readFiles(paths []string) ([]*route.Module, error) {
+	if len(paths) == 0 {
+		return nil, fail(ExitUsage, errors.New("no route file given"), "name files, folders or - with -f")
+	}
+	files, err := routefile.Read(paths, c.env.Stdin)
+	if err != nil {
+		return nil, fail(ExitInvalid, err, "")
+	}
+	mods, problems := routefile.Parse(files)
+	if err := problems.Err(); err != nil {
+		// More may be wrong in what could be read: say all of it at once.
+		more := engine.Check(&route.Table{Modules: mods})
+		return nil, append(problems, more...)
+	}
+	for _, w := range problems.Warnings() {
+		c.say("warning: %v", w)
+	}
+	return mods, nil
+}
+
+// loadRevision reads the table of a revision out of etcd, verified.
+func loadRevision(ctx context.Context, s *store.Store, ref version.Ref) (*route.Table, error) {
+	if ref.IsZero() {
+		return &route.Table{}, nil
+	}
+	manifest, err := s.Manifest(ctx, ref.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("read revision %d: %w", ref.Number, err)
+	}
+	t, _, err := version.Load(ctx, ref.Digest, manifest, s, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read revision %d: %w", ref.Number, err)
+	}
+	return t, nil
+}
+
+// revision finds the revision that an argument names: a number, "target",
+// "committed" or "head".
+func revision(ctx context.Context, s *store.Store, arg string) (version.Revision, error) {
+	var n int64
+	switch arg {
+	case "target", "committed":
+		fleet, err := s.Fleet(ctx)
+		if err != nil {
+			return version.Revision{}, err
+		}
+		if n = fleet.Target.Number; arg == "committed" {
+			n = fleet.Committed.Number
+		}
+	case "head":
+		head, err := s.Head(ctx)
+		if err != nil {
+			return version.Revision{}, err
+		}
+		n = head
+	default:
+		v, err := strconv.ParseInt(strings.TrimPrefix(arg, "r"), 10, 64)
+		if err != nil || v < 1 {
+			return version.Revision{}, fail(ExitUsage, fmt.Errorf("revision %q: want a number, target, committed or head", arg), "routectl history lists the revisions")
+		}
+		n = v
+	}
+	if n == 0 {
+		return version.Revision{}, fail(ExitFailed, errors.New("nothing has been published yet"), "routectl publish -f FILE -m MESSAGE")
+	}
+	rev, err := s.Revision(ctx, n)
+	if errors.Is(err, store.ErrNotFound) {
+		return rev, fail(ExitFailed, fmt.Errorf("revision %d: %w", n, err), "routectl history lists the revisions")
+	}
+	return rev, err
+}
+
+// completeRevisions offers the newest revisions with their messages.
+func (c *command) completeRevisions(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var out []string
+	if c.complete(cmd.Flags()) != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	err := c.withStore(func(s *store.Store) error {
+		revs, err := s.History(cmd.Context(), 20, 0)
+		for _, r := range revs {
+			out = append(out, fmt.Sprintf("%d\t%s", r.Number, r.Message))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+}
+
+// completeGroups offers the fleet's groups.
+func (c *command) completeGroups(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var out []string
+	if c.complete(cmd.Flags()) != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	err := c.withStore(func(s *store.Store) error {
+		v, err := s.View(cmd.Context())
+		if err == nil {
+			out = sorted(v.Groups)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// plural gives "1 route" or "3 routes".
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.Itoa(n) + " " + noun + "s"
+}

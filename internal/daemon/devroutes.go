@@ -1,0 +1,198 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"routerd.dev/examples"
+	"routerd.dev/internal/engine"
+	"routerd.dev/internal/rollout"
+	"routerd.dev/internal/route"
+	"routerd.dev/internal/routefile"
+	"routerd.dev/internal/store"
+	"routerd.dev/internal/version"
+)
+
+// firstRevision publishes what the options name, unless the data directory
+// holds a fleet with a history, and waits until every instance serves.
+func (o *DevOptions) firstRevision(ctx context.Context, instances []*instance, ups []net.Listener) error {
+	s := instances[0].store
+	// The instances make the fleet too; whoever comes first does.
+	if _, _, err := s.Init(ctx); err != nil {
+		return err
+	}
+	head, err := s.Head(ctx)
+	if err != nil {
+		return err
+	}
+	if head == 0 {
+		if o.Empty {
+			return nil
+		}
+		// Publishing to groups that do not exist yet would switch nothing.
+		if err := waitUntil(ctx, func() bool { return joined(instances) }); err != nil {
+			return errors.New("the instances did not join: --log-level info says more")
+		}
+		if err := o.publishFirst(ctx, s, ups); err != nil {
+			return err
+		}
+	}
+	if err := waitUntil(ctx, func() bool { return ready(instances) }); err != nil {
+		return fmt.Errorf("the instances do not serve: %s", instances[0].agent.Ready().Why)
+	}
+	return nil
+}
+
+func (o *DevOptions) publishFirst(ctx context.Context, s *store.Store, ups []net.Listener) error {
+	files, err := o.files(ups)
+	if err != nil {
+		return err
+	}
+	mods, problems := routefile.Parse(files)
+	t := &route.Table{Modules: mods}
+	if err := append(problems, engine.Check(t)...).Err(); err != nil {
+		return err
+	}
+	snap, err := version.Encode(t)
+	if err != nil {
+		return err
+	}
+	_, err = s.Publish(ctx, store.PublishRequest{
+		Snapshot: snap, Author: "routerd dev", Message: "the first routes",
+		Intent: &rollout.Intent{Kind: rollout.IntentSwitch},
+	})
+	return err
+}
+
+// files are the route files that were named, or the examples, with the
+// upstreams' real addresses in them.
+func (o *DevOptions) files(ups []net.Listener) ([]routefile.File, error) {
+	if len(o.Routes) > 0 {
+		return routefile.Read(o.Routes, strings.NewReader(""))
+	}
+	names, err := fs.Glob(examples.Files, "*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	addr := strings.NewReplacer(examples.UpstreamA, ups[0].Addr().String(), examples.UpstreamB, ups[1].Addr().String())
+	var out []routefile.File
+	for _, name := range names {
+		b, err := examples.Files.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, routefile.File{Name: "examples/" + name, Data: []byte(addr.Replace(string(b)))})
+	}
+	return out, nil
+}
+
+// joined tells whether every instance is admitted to its group: only then does
+// a commit wait for it.
+func joined(instances []*instance) bool {
+	for _, i := range instances {
+		if s := i.agent.Status(); !s.Joined || s.Ready == "" {
+			return false
+		}
+	}
+	return true
+}
+
+func ready(instances []*instance) bool {
+	for _, i := range instances {
+		if !i.agent.Ready().Ready {
+			return false
+		}
+	}
+	return true
+}
+
+// waitUntil looks often, for at most half a minute.
+func waitUntil(ctx context.Context, cond func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// listenUpstreams binds the two example upstreams.
+func (o *DevOptions) listenUpstreams() ([]net.Listener, error) {
+	var ls []net.Listener
+	for n := range 2 {
+		addr, err := portUp(o.Upstreams, n)
+		if err != nil {
+			closeAll(ls)
+			return nil, err
+		}
+		l, err := listen("upstreams", addr)
+		if err != nil {
+			closeAll(ls)
+			return nil, err
+		}
+		ls = append(ls, l)
+	}
+	return ls, nil
+}
+
+// serveUpstreams answers on both until ctx ends.
+func serveUpstreams(ctx context.Context, ls []net.Listener) error {
+	var g errgroup.Group
+	for n, l := range ls {
+		name := string(rune('A' + n))
+		srv := &http.Server{Handler: exampleUpstream(name), ReadHeaderTimeout: 10 * time.Second}
+		stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+		g.Go(func() error {
+			defer stop()
+			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("example upstream %s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// exampleUpstream says what it was asked, and streams the time at /events.
+func exampleUpstream(name string) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		fmt.Fprintf(w, "upstream %s was asked %s %s for %s\n", name, r.Method, r.URL.RequestURI(), r.Host)
+	})
+	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		flush := http.NewResponseController(w)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			if _, err := io.WriteString(w, "data: "+time.Now().Format(time.TimeOnly)+"\n\n"); err != nil {
+				return
+			}
+			if err := flush.Flush(); err != nil {
+				return
+			}
+			select {
+			case <-r.Context().Done():
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	return mux
+}

@@ -1,0 +1,89 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"time"
+)
+
+// A Budget bounds what a compile may take from the requests served meanwhile.
+// The zero value is usable.
+type Budget struct {
+	// Memory is how many bytes the engine may take, as estimated before they
+	// are; DefaultMemory when 0. A table over it is refused.
+	Memory int64
+
+	// Percent is the part of one core to use, 1..100; after each slice of work
+	// the compile sleeps for the rest. 0 is 100: it never sleeps. A compile uses one core
+	// at most in any case.
+	Percent int
+}
+
+// DefaultMemory is the memory an engine may take when a Budget names none: 100
+// routes' worth for each KiB of a table of the size that route allows.
+const DefaultMemory = 2 << 30
+
+// What a route takes by estimate, beyond the text of its pattern: measured on
+// tables of 1k to 100k routes and rounded up.
+const (
+	bytesPerRoute = 640 // an entry, in its module's part
+	bytesPerPlace = 400 // its place in one host's trees
+	bytesPerHost  = 6 << 10
+	bytesPerExpr  = 256 // each byte of a regular expression
+)
+
+// slice is how long a compile works before it lets others run.
+const slice = 500 * time.Microsecond
+
+// A pacer keeps a compile within its budget.
+type pacer struct {
+	ctx     context.Context
+	percent int
+	memory  int64
+	used    int64
+	steps   int
+	since   time.Time
+}
+
+func newPacer(ctx context.Context, b Budget) *pacer {
+	p := &pacer{ctx: ctx, percent: b.Percent, memory: b.Memory, since: time.Now()}
+	if p.memory <= 0 {
+		p.memory = DefaultMemory
+	}
+	return p
+}
+
+// step is called between small pieces of work. It fails when the context is
+// done, and may sleep.
+func (p *pacer) step() error {
+	if p.steps++; p.steps%16 != 0 {
+		return nil
+	}
+	worked := time.Since(p.since)
+	if worked < slice {
+		return nil
+	}
+	if err := p.ctx.Err(); err != nil {
+		return fmt.Errorf("compile: %w", err)
+	}
+	if p.percent > 0 && p.percent < 100 {
+		pause := time.NewTimer(worked * time.Duration(100-p.percent) / time.Duration(p.percent))
+		defer pause.Stop()
+		select {
+		case <-pause.C:
+		case <-p.ctx.Done():
+			return fmt.Errorf("compile: %w", p.ctx.Err())
+		}
+	} else {
+		runtime.Gosched()
+	}
+	p.since = time.Now()
+	return nil
+}
+
+// take counts bytes that are about to be used, and tells whether they may be.
+func (p *pacer) take(bytes int64) bool {
+	p.used += bytes
+	return p.used <= p.memory
+}

@@ -1,0 +1,547 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+// tick is how long an exchange waits for its upstream before it sets up
+// what a fast one never needs: notice of the client's going away, exact deadlines. Until
+// then deadlines that are left from earlier exchanges of the connection do.
+const tick = int64(200 * time.Millisecond)
+
+const (
+	maxReplay  = 16 << 10               // a body of known size up to this is read first and can be sent twice
+	maxInfos   = 16                     // 1xx heads of one response
+	lingerTime = 500 * time.Millisecond // for a client that still sends a body nobody wants
+)
+
+// What an exchange waits for.
+type phase uint8
+
+const (
+	forHead     phase = iota // of a response
+	forContinue              // 100, or any head
+	forBody
+)
+
+// A failure is an error and the sort of it.
+type failure struct {
+	kind ErrKind
+	err  error
+}
+
+var (
+	errClientStalled   = errors.New("client stalled")
+	errUpstreamStalled = errors.New("upstream stalled")
+	errNoResponse      = errors.New("no response head in time")
+	errOverall         = errors.New("exchange took too long")
+	errNoContinue      = errors.New("no 100 Continue") // not a failure
+)
+
+func (f *failure) status() int {
+	switch {
+	case f.err == errClientStalled:
+		return http.StatusRequestTimeout
+	case f.kind == KindRequest:
+		return http.StatusBadRequest
+	case f.kind == KindTooLarge:
+		return http.StatusRequestEntityTooLarge
+	case f.kind == KindTimeout:
+		return http.StatusGatewayTimeout
+	default:
+		return http.StatusBadGateway
+	}
+}
+
+// An exchange is one request and its response on their way. It is pooled.
+type exchange struct {
+	lib   *Library
+	shard uint32 // of idle connections and turns; stays with the object, and so mostly with a processor
+
+	u   *Upstream
+	w   http.ResponseWriter
+	r   *http.Request
+	f   *Forward
+	ctx context.Context
+	rc  *http.ResponseController // made by control
+
+	c       *conn
+	upload  *upload
+	framing framing
+	expect  bool   // the client waits for 100 Continue, the upstream is asked
+	upgrade string // protocol asked for
+	replay  bool   // the whole request is in out
+
+	out    []byte // request head, and body when replay
+	small  []byte // body when replay
+	listed []string
+	trace  http.Header
+	tried  []*target
+
+	deadline int64 // overall; 0 for none
+	since    int64 // when the present wait began
+	waits    phase
+	got      bool // a byte came on this connection for this request
+	eof      bool // the upstream ended the connection in order
+	unwatch  func() bool
+
+	wrote   bool  // the final head was handed to w
+	pending bool  // something was handed to w and not flushed
+	downArm int64 // when writes to the client time out
+
+	limited io.LimitedReader
+}
+
+func newExchange(l *Library) *exchange {
+	return &exchange{lib: l, shard: l.next.Add(1) & uint32(l.shards-1)}
+}
+
+// control returns w's controller.
+func (x *exchange) control() *http.ResponseController {
+	if x.rc == nil {
+		x.rc = http.NewResponseController(x.w)
+	}
+	return x.rc
+}
+
+// run carries the exchange to its end. nil: the response is complete.
+func (x *exchange) run() *failure {
+	if fail := x.prepare(); fail != nil {
+		return fail
+	}
+	if fail := x.reach(); fail != nil {
+		return fail
+	}
+	if x.c.head.status == http.StatusSwitchingProtocols {
+		return x.tunnel()
+	}
+	if fail := x.respond(); fail != nil {
+		return fail
+	}
+	x.release()
+	return nil
+}
+
+// prepare looks at the request, and reads its body when that is small.
+func (x *exchange) prepare() *failure {
+	r := x.r
+	x.framing = framingOf(r)
+	x.replay = !x.framing.chunked && x.framing.length == 0
+	if x.replay {
+		if r.ProtoMajor == 1 {
+			x.upgrade = upgradeOf(r.Header)
+		}
+	} else {
+		x.expect = r.ProtoAtLeast(1, 1) && hasToken(r.Header["Expect"], "100-continue")
+	}
+	if x.f.TraceInject != nil {
+		x.trace = make(http.Header, 2)
+		x.f.TraceInject(x.trace)
+	}
+	if n := x.framing.length; n > 0 && n <= maxReplay && !x.expect {
+		if cap(x.small) < int(n) {
+			x.small = make([]byte, max(int(n), 1<<10))
+		}
+		x.small = x.small[:n]
+		if _, err := io.ReadFull(r.Body, x.small); err != nil {
+			return clientFailure(err)
+		}
+		x.replay = true
+	}
+	return nil
+}
+
+// reach gets the head of a response, from whichever target takes the request.
+func (x *exchange) reach() *failure {
+	var last *failure
+	for fresh := false; ; {
+		t := x.u.pick(x.shard, x.tried)
+		if t == nil {
+			return last
+		}
+		x.f.Result.Target = t.url
+		fail, stale := x.try(t, fresh)
+		for ; stale; fail, stale = x.try(t, true) {
+			x.drop()
+		}
+		if fail == nil || x.c != nil || fail.kind == KindClientGone || fail.kind == KindRequest {
+			return fail
+		}
+		// It took no connection.
+		last = fail
+		x.tried = append(x.tried, t)
+		if x.deadline > 0 && x.lib.now() >= x.deadline {
+			return &failure{KindTimeout, errOverall}
+		}
+	}
+}
+
+// try sends the request to t and reads the head of the response. stale: the
+// connection had been idle, was closed meanwhile, and the request may be sent again. Without
+// a connection, x.c is nil.
+func (x *exchange) try(t *target, fresh bool) (fail *failure, stale bool) {
+	x.f.Result.Attempts++
+	var err error
+	if x.out, err = x.appendHead(x.out[:0], t); err != nil {
+		return &failure{KindRequest, err}, false
+	}
+	if x.replay && x.framing.length > 0 {
+		x.out = append(x.out, x.small...)
+	}
+	if fail := x.connect(t, fresh); fail != nil {
+		return fail, false
+	}
+	x.got, x.eof = false, false
+	x.c.armWrite(x.lib, int64(x.u.def.IdleTimeout))
+	if n, err := x.c.nc.Write(x.out); err != nil {
+		return x.broken(fmt.Errorf("send request: %w", err)), x.mayRetry(n == 0)
+	}
+	x.since = x.lib.now()
+	switch {
+	case x.replay:
+		x.waits = forHead
+		x.f.Result.BytesIn = x.framing.length
+	case x.expect:
+		x.waits = forContinue
+	default:
+		x.waits = forHead
+		x.startUpload()
+	}
+	if fail := x.finalHead(); fail != nil {
+		return fail, fail.kind == KindUpstreamReset && x.mayRetry(false)
+	}
+	return nil, false
+}
+
+// mayRetry tells whether the request may be sent once more after its connection
+// broke: only on one that may just have been closed for having been idle.
+func (x *exchange) mayRetry(unsent bool) bool {
+	return x.c.reused && !x.got && x.upload == nil && (unsent || idempotent(x.r)) && x.ctx.Err() == nil
+}
+
+func idempotent(r *http.Request) bool {
+	switch r.Method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return r.Header["Idempotency-Key"] != nil || r.Header["X-Idempotency-Key"] != nil
+}
+
+// connect gives x a connection to t.
+func (x *exchange) connect(t *target, fresh bool) *failure {
+	if !fresh {
+		if x.c = t.get(x.shard); x.c != nil {
+			return nil
+		}
+	}
+	timeout := x.u.def.ConnectTimeout
+	if x.deadline > 0 {
+		timeout = min(timeout, time.Duration(x.deadline-x.lib.now()))
+	}
+	c, err := t.dial(x.ctx, timeout)
+	switch {
+	case err == nil:
+		x.c = c
+		return nil
+	case x.ctx.Err() != nil:
+		return &failure{KindClientGone, fmt.Errorf("connect: %w", context.Cause(x.ctx))}
+	case isTimeout(err) || errors.Is(err, context.DeadlineExceeded):
+		return &failure{KindTimeout, fmt.Errorf("connect: %w", err)}
+	default:
+		return &failure{KindConnect, fmt.Errorf("connect: %w", err)}
+	}
+}
+
+// finalHead reads heads until one ends the waiting, and passes on those before.
+func (x *exchange) finalHead() *failure {
+	for range maxInfos {
+		if fail := x.readHead(); fail != nil {
+			return fail
+		}
+		switch h := &x.c.head; {
+		case h.status >= 200:
+			return nil
+		case h.status == http.StatusSwitchingProtocols:
+			if x.upgrade == "" || h.upgrade == "" {
+				return &failure{KindBadResponse, errors.New("response: 101 that was not asked for")}
+			}
+			return nil
+		case h.status == http.StatusContinue:
+			if x.waits == forContinue {
+				x.goAhead()
+			}
+		default:
+			x.inform(h)
+		}
+	}
+	return &failure{KindBadResponse, fmt.Errorf("response: more than %d heads of 1xx", maxInfos)}
+}
+
+// goAhead lets the client send its body: net/http asks for it by 100 Continue
+// when it is first read.
+func (x *exchange) goAhead() {
+	x.waits = forHead
+	x.since = x.lib.now()
+	x.startUpload()
+}
+
+// inform passes a 1xx head on, with none of the fields that w holds for the
+// final one.
+func (x *exchange) inform(h *head) {
+	if !x.r.ProtoAtLeast(1, 1) {
+		return
+	}
+	to := x.w.Header()
+	kept := to.Clone()
+	clear(to)
+	for _, f := range h.fields {
+		to[f.name] = append(to[f.name], f.value)
+	}
+	x.w.WriteHeader(h.status)
+	clear(to)
+	for name, values := range kept {
+		to[name] = values
+	}
+}
+
+// readHead reads one head into x.c.head.
+func (x *exchange) readHead() *failure {
+	c, o := x.c, &x.lib.o
+	for seen := 0; ; {
+		if b := c.unused(); len(b) > 0 {
+			// Heads of one upstream often repeat to the byte.
+			if old := c.head.text; old != "" && len(b) >= len(old) && string(b[:len(old)]) == old {
+				c.r += len(old)
+				return nil
+			}
+			n, err := scanHead(b, seen)
+			if err == nil && (n > o.MaxHeadBytes || n == 0 && len(b) >= o.MaxHeadBytes) {
+				err = fmt.Errorf("longer than %d bytes", o.MaxHeadBytes)
+			}
+			if err == nil && n > 0 {
+				err = c.head.parse(string(b[:n]), o.MaxHeadFields)
+			}
+			if err != nil {
+				return &failure{KindBadResponse, fmt.Errorf("response head: %w", err)}
+			}
+			if n > 0 {
+				c.r += n
+				return nil
+			}
+			seen = len(b)
+		}
+		if !c.room() {
+			c.grow()
+		}
+		if fail := x.fill(); fail != nil {
+			return fail
+		}
+	}
+}
+
+// fill reads once into c's buffer, which has room. It waits as long as limit
+// says, and for as long as the client is there.
+func (x *exchange) fill() *failure {
+	c := x.c
+	for empty := 0; ; {
+		x.armRead(x.lib.now())
+		n, err := c.nc.Read(c.buf[c.w:])
+		if n > 0 {
+			c.w += n
+			x.got = true
+			return nil
+		}
+		switch {
+		case err == nil:
+			if empty++; empty > 100 {
+				return x.broken(io.ErrNoProgress)
+			}
+		case isTimeout(err):
+			if fail := x.waited(); fail != nil {
+				return fail
+			}
+		default:
+			if err == io.EOF {
+				x.eof = true
+				err = io.ErrUnexpectedEOF
+			}
+			return x.broken(fmt.Errorf("read response: %w", err))
+		}
+	}
+}
+
+// waited is called when a read timed out. nil: wait on.
+func (x *exchange) waited() *failure {
+	if x.ctx.Err() != nil {
+		return x.broken(nil)
+	}
+	at, why := x.limit()
+	if x.lib.now() >= at {
+		if why != errNoContinue {
+			return &failure{KindTimeout, why}
+		}
+		x.goAhead()
+	}
+	if x.unwatch == nil {
+		x.unwatch = context.AfterFunc(x.ctx, x.c.kill)
+	}
+	return nil
+}
+
+// limit is when the present wait ends, and what that means.
+func (x *exchange) limit() (at int64, why error) {
+	def, p := &x.u.def, x.upload
+	switch {
+	case x.waits == forContinue:
+		at, why = x.since+int64(x.lib.o.ExpectTimeout), errNoContinue
+	case p != nil && !p.ended():
+		at, why = max(x.since, p.progress.Load())+int64(def.IdleTimeout), errClientStalled
+		if x.waits == forBody || p.writing.Load() {
+			why = errUpstreamStalled
+		}
+	case x.waits == forBody:
+		at, why = x.since+int64(def.IdleTimeout), errUpstreamStalled
+	default:
+		sent := x.since
+		if p != nil {
+			sent = max(sent, p.progress.Load())
+		}
+		at, why = sent+int64(def.ResponseTimeout), errNoResponse
+	}
+	if x.deadline > 0 && x.deadline < at {
+		at, why = x.deadline, errOverall
+	}
+	return at, why
+}
+
+// armRead sees to it that reads time out at the limit or somewhat earlier; then
+// waited is asked. So a busy connection's deadline is hardly ever set anew.
+func (x *exchange) armRead(now int64) {
+	at, _ := x.limit()
+	early := now + (at-now)/8*7
+	if x.unwatch == nil && at > now+tick {
+		at, early = now+tick, now+tick/2
+	}
+	if c := x.c; c.readArm > at || c.readArm < early {
+		c.readArm = at
+		_ = c.nc.SetReadDeadline(x.lib.at(at))
+	}
+}
+
+// armWrite sees to it that writes time out after idle, or up to an eighth later.
+func (c *conn) armWrite(l *Library, idle int64) {
+	if now := l.now(); c.writeArm < now+idle || c.writeArm > now+idle+idle/8 {
+		c.writeArm = now + idle + idle/8
+		_ = c.nc.SetWriteDeadline(l.at(c.writeArm))
+	}
+}
+
+// broken says why the connection failed: for an error of its own, or
+// because somebody killed it.
+func (x *exchange) broken(err error) *failure {
+	if p := x.upload; p != nil {
+		if fail := p.failed.Load(); fail != nil {
+			return fail
+		}
+	}
+	switch cause := context.Cause(x.ctx); {
+	case errors.Is(cause, context.DeadlineExceeded):
+		return &failure{KindTimeout, cause}
+	case cause != nil:
+		return &failure{KindClientGone, cause}
+	case isTimeout(err):
+		return &failure{KindTimeout, err}
+	}
+	return &failure{KindUpstreamReset, err}
+}
+
+// unread tells whether some of the request's body is still to come from the client.
+func (x *exchange) unread() bool {
+	if x.upload != nil {
+		return !x.upload.drained.Load()
+	}
+	return !x.replay
+}
+
+func (p *upload) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// endUpload ends the upload and waits for it.
+func (x *exchange) endUpload() {
+	p := x.upload
+	if !p.ended() {
+		p.stop.Store(true)
+		p.c.kill()
+		if !p.drained.Load() {
+			// Nothing but a deadline ends a read of the client's body.
+			if x.control().SetReadDeadline(longAgo()) != nil {
+				_ = x.r.Body.Close()
+			}
+		}
+		<-p.done
+	}
+	x.f.Result.BytesIn = p.sent.Load()
+}
+
+// linger lets net/http read what a client still sends for a while, so that closing the
+// connection does not destroy the response on its way.
+func (x *exchange) linger() {
+	_ = x.control().SetReadDeadline(time.Now().Add(lingerTime))
+}
+
+// drop closes the connection.
+func (x *exchange) drop() {
+	c := x.c
+	x.c = nil
+	if x.unwatch != nil {
+		x.unwatch()
+		x.unwatch = nil
+	}
+	c.kill()
+	c.shrink(x.lib)
+}
+
+// release ends a complete exchange and keeps the connection, if it can carry another.
+func (x *exchange) release() {
+	c := x.c
+	keep := c.head.reusable() && !x.eof && c.r == c.w && (x.replay || x.upload != nil)
+	if p := x.upload; p != nil {
+		if p.drained.Load() && !p.ended() {
+			// The response overtook the return of the last write.
+			t := time.NewTimer(lingerTime)
+			select {
+			case <-p.done:
+			case <-t.C:
+			}
+			t.Stop()
+		}
+		x.endUpload()
+		keep = keep && p.whole
+	}
+	if x.unread() && x.r.ProtoMajor == 1 {
+		x.linger()
+	}
+	x.upload = nil
+	if x.unwatch != nil {
+		keep = x.unwatch() && keep
+		x.unwatch = nil
+	}
+	if !keep {
+		x.drop()
+		return
+	}
+	x.c = nil
+	c.shrink(x.lib)
+	c.target.put(x.shard, c)
+}
