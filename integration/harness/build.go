@@ -6,46 +6,34 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"testing"
 )
 
 // Binaries are static programs built for a test.
 type Binaries struct {
-	Dir, RouterdPath, RoutectlPath, EtcdPath string
+	RouterdPath, RoutectlPath, EtcdPath string
 }
 
 // Build builds routerd, routectl and a real etcd from the module's own
-// dependencies.
-func Build(t *testing.T) Binaries {
-	t.Helper()
-	dir := t.TempDir()
-	root := Root(t)
-	for _, pkg := range []string{"./cmd/routerd", "./cmd/routectl", "go.etcd.io/etcd/server/v3"} {
-		out := filepath.Join(dir, filepath.Base(pkg))
-		if strings.HasPrefix(pkg, "go.etcd.io") {
-			out = filepath.Join(dir, "etcd")
-		}
-		cmd := exec.Command("go", "build", "-tags", "nomsgpack", "-o", out, pkg)
-		cmd.Dir = root
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if b, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("go build %s: %v\n%s", pkg, err, b)
-		}
-	}
-	return Binaries{
-		Dir: dir, RouterdPath: filepath.Join(dir, "routerd"),
-		RoutectlPath: filepath.Join(dir, "routectl"), EtcdPath: filepath.Join(dir, "etcd"),
-	}
-}
-
-// Root is the project's root folder.
-func Root(t *testing.T) string {
-	t.Helper()
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+// dependencies into dir.
+func Build(dir string) (Binaries, error) {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
-		t.Fatalf("find the project's root: %v", err)
+		return Binaries{}, fmt.Errorf("find the project's root: %w", err)
 	}
-	return strings.TrimSpace(string(out))
+	b := Binaries{
+		RouterdPath: filepath.Join(dir, "routerd"), RoutectlPath: filepath.Join(dir, "routectl"), EtcdPath: filepath.Join(dir, "etcd"),
+	}
+	for pkg, out := range map[string]string{
+		"./cmd/routerd": b.RouterdPath, "./cmd/routectl": b.RoutectlPath, "go.etcd.io/etcd/server/v3": b.EtcdPath,
+	} {
+		cmd := exec.Command("go", "build", "-tags", "nomsgpack", "-o", out, pkg)
+		cmd.Dir = strings.TrimSpace(string(root))
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if said, err := cmd.CombinedOutput(); err != nil {
+			return Binaries{}, fmt.Errorf("go build %s: %w\n%s", pkg, err, said)
+		}
+	}
+	return b, nil
 }
 
 // Routectl runs routectl and returns its standard output; the error holds

@@ -2,7 +2,9 @@ package harness
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +29,7 @@ type Process struct {
 	mu   sync.Mutex
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the process of the moment has ended
+	err  error         // how it ended; read after done
 }
 
 // Start runs a program and ends it with the test.
@@ -51,13 +54,14 @@ func (p *Process) Start() {
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Env = append(os.Environ(), p.env...)
 	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = notOrphaned()
 	if err := cmd.Start(); err != nil {
 		p.t.Fatalf("start %s: %v", p.Name, err)
 	}
 	done := make(chan struct{})
 	go func() {
-		_ = cmd.Wait()
-		close(done)
+		defer close(done)
+		p.err = cmd.Wait()
 	}()
 	p.cmd, p.done = cmd, done
 }
@@ -79,22 +83,22 @@ func (p *Process) Signal(s syscall.Signal) {
 // Kill ends the process at once (SIGKILL) and waits for its end.
 func (p *Process) Kill() {
 	p.Signal(syscall.SIGKILL)
-	<-p.ended()
+	<-p.Ended()
 }
 
-// Term asks the process to end (SIGTERM) and waits for it; false if it has
-// not ended within the time.
-func (p *Process) Term(within time.Duration) bool {
-	p.Signal(syscall.SIGTERM)
+// Exit waits for the process to end by itself and returns how it did; the
+// error says when it has not ended within the time.
+func (p *Process) Exit(within time.Duration) error {
 	select {
-	case <-p.ended():
-		return true
+	case <-p.Ended():
+		return p.err
 	case <-time.After(within):
-		return false
+		return fmt.Errorf("%s still runs after %v", p.Name, within)
 	}
 }
 
-func (p *Process) ended() <-chan struct{} {
+// Ended is closed when the process has ended.
+func (p *Process) Ended() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.done
@@ -111,14 +115,21 @@ func (p *Process) Tail(lines int) string {
 }
 
 // FreeAddr returns a loopback address that nobody listens on at this moment.
+// Its port is below those the kernel gives to outgoing connections: otherwise one
+// of the load's own could take it while its process is down.
 func FreeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("find a free port: %v", err)
+	var err error
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000))
+		var l net.Listener
+		if l, err = net.Listen("tcp", addr); err == nil {
+			l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatalf("find a free port: %v", err)
+	return ""
 }
 
 // Until waits for a condition and fails the test with its last complaint when
@@ -166,13 +177,24 @@ func StartEtcd(t *testing.T, b Binaries, n int) *Etcd {
 			"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-state", "new",
 			"--heartbeat-interval", "50", "--election-timeout", "500"))
 	}
+	e.Await(t)
+	return e
+}
+
+// Await waits until every member says that it is healthy.
+func (e *Etcd) Await(t *testing.T) {
+	t.Helper()
 	Until(t, 30*time.Second, "etcd answers", func() error {
 		for _, ep := range e.Endpoints {
-			if err := get("http://" + ep + "/health"); err != nil {
+			resp, err := http.Get("http://" + ep + "/health")
+			if err != nil {
 				return err
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				return fmt.Errorf("%s: %s", ep, resp.Status)
 			}
 		}
 		return nil
 	})
-	return e
 }

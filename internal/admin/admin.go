@@ -46,6 +46,7 @@ func New(o Options) http.Handler {
 	mux.HandleFunc("GET /v1/status", h.status)
 	mux.HandleFunc("GET /v1/routes", h.routes)
 	mux.HandleFunc("GET /v1/explain", h.explain)
+	mux.HandleFunc("GET /v1/holding", h.holding)
 	if o.Pprof {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -58,7 +59,7 @@ func New(o Options) http.Handler {
 
 func (h handler) index(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = w.Write([]byte("routerd " + h.Version + "\n\n/healthz\n/readyz\n/metrics\n/v1/status\n/v1/routes\n/v1/explain?method=GET&url=http://host/path\n"))
+	_, _ = w.Write([]byte("routerd " + h.Version + "\n\n/healthz\n/readyz\n/metrics\n/v1/status\n/v1/routes\n/v1/explain?method=GET&url=http://host/path\n/v1/holding\n"))
 }
 
 func (h handler) healthz(w http.ResponseWriter, _ *http.Request) {

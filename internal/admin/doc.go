@@ -8,6 +8,7 @@
 //	/v1/status    one object: what this instance serves, holds and waits for
 //	/v1/routes    the routes it serves, ?module= for one module
 //	/v1/explain   ?method=GET&url=http://host/path: which route would serve, and why
+//	/v1/holding   the snapshot it serves, for routectl recover --from
 //	/debug/pprof/ Go's profiles
 //
 // # Concurrency

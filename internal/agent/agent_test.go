@@ -234,6 +234,25 @@ func TestOverrideThatIsNotHeld(t *testing.T) {
 	}
 }
 
+// TestOverrideBetweenAdmissionAndInstant takes back what was said by an instance
+// that serves nothing yet.
+func TestOverrideBetweenAdmissionAndInstant(t *testing.T) {
+	f := initFleet(t, shared)
+	one, two := f.publish(table("one")), f.publish(table("two"))
+	f.put("groups/g", rollout.Assignment{
+		Group: "g", Epoch: 1, Nonce: "n1", Stable: one, Set: []version.Ref{one}, Instant: time.Now().Add(time.Hour),
+	})
+	man := f.get("manifests/" + two.Digest.String())
+	f.delete("manifests/" + two.Digest.String())
+	m := f.join("a")
+	f.awaitReady("a", "n1")
+	f.commit(2, "n2", two)
+	f.awaitReady("a", "none")
+	f.put("manifests/"+two.Digest.String(), []byte(man))
+	m.awaitEpoch(2)
+	f.awaitReady("a", "n2")
+}
+
 func TestI10_Freeze(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -342,16 +361,15 @@ func TestStartNeverServesOlderDiskStateWithEtcdReachable(t *testing.T) {
 	f.commit(1, "n1", one)
 	o := f.options("a")
 	o.StateDir = t.TempDir()
-	o.JoinTimeout = time.Millisecond // would serve from disk at once if it could
 	m := f.start(o)
 	m.awaitEpoch(1)
 	m.stop()
 	man := f.get("manifests/" + two.Digest.String())
 	f.delete("manifests/" + two.Digest.String())
-	f.commit(2, "n2", two)
+	f.commit(2, "n2", two, one)
 	o.JoinTimeout = time.Minute // the start must not depend on which comes first
 	m = f.start(o)
-	m.await("told why", func(s Status) bool { return s.Refused != nil })
+	m.await("told why", func(s Status) bool { return s.Refused != nil && holdsAll(s, one) })
 	if m.Status().Serving != nil {
 		t.Error("served older disk state")
 	}
@@ -485,6 +503,7 @@ func TestLeaveGivesTheLeaseBack(t *testing.T) {
 	o := f.options("a")
 	o.LeaseTTL = time.Minute
 	m := f.start(o)
+	m.awaitEpoch(1)
 	f.awaitReady("a", "n1")
 	m.Drain()
 	if r := m.Ready(); r.Ready || r.Why != "draining" {

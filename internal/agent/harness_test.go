@@ -345,8 +345,7 @@ func (f *fleet) options(name string) Options {
 	o := Options{
 		Who:         rollout.Instance{Instance: name, Group: "g", Address: "127.0.0.1:0", Version: "test"},
 		JoinTimeout: 300 * time.Millisecond, LeaseTTL: time.Second, ReportEvery: 100 * time.Millisecond,
-		Watch:        store.WatchOptions{Reread: 500 * time.Millisecond, Silence: 500 * time.Millisecond},
-		Capabilities: version.Supported(nil),
+		Watch: store.WatchOptions{Reread: 500 * time.Millisecond, Silence: 500 * time.Millisecond},
 	}
 	if os.Getenv("AGENT_TEST_LOG") != "" {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))

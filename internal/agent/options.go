@@ -66,7 +66,8 @@ type Options struct {
 	Watch   store.WatchOptions
 	Compile engine.Options // Previous is the agent's to set
 
-	// Capabilities are what this build can do: a snapshot that needs another is refused.
+	// Capabilities are what this build can do; nil for engine.Capabilities. A
+	// snapshot that needs another is refused.
 	Capabilities []string
 	// Counts tells how many requests were served and how many with a 5xx, since
 	// the start; nil for none.
@@ -87,6 +88,12 @@ func (o Options) withDefaults() Options {
 	def(&o.BuildTimeout, time.Minute)
 	def(&o.ReportEvery, 5*time.Second)
 	def(&o.Healthy, 10*time.Second)
+	if o.Capabilities == nil {
+		o.Capabilities = engine.Capabilities()
+	}
+	if o.Who.Capabilities == nil {
+		o.Who.Capabilities = o.Capabilities
+	}
 	if o.Who.Boot == "" {
 		o.Who.Boot = newBoot()
 	}

@@ -17,7 +17,7 @@ func newImportCmd(c *command) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import",
 		Short: "Make route files of what other tools know",
-		Args:  usage(cobra.NoArgs),
+		Args:  onlyCommands,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newImportTableCmd(c))

@@ -1,49 +1,247 @@
 package cli
 
 import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
 	"github.com/spf13/cobra"
 
+	"routerd.dev/internal/admin"
 	"routerd.dev/internal/rollout"
 	"routerd.dev/internal/store"
+	"routerd.dev/internal/version"
 )
 
 func newRecoverCmd(c *command) *cobra.Command {
 	var (
-		groups  []string
-		message string
-		w       waiting
+		from, groups []string
+		message      string
+		w            waiting
 	)
 	cmd := &cobra.Command{
-		Use:   "recover",
+		Use:   "recover [--from INSTANCE]…",
 		Short: "End a freeze after etcd was wiped or restored from an older copy",
 		Long: `End a freeze. Instances freeze, and serve on, when etcd knows less than they do:
-it was wiped, or restored from an older copy. recover adopts what etcd has now:
-the groups' assignments get epochs above everything that was ever served, and
-the instances follow etcd again.`,
+it was wiped, or restored from an older copy.
+
+Without --from, etcd is right: the groups' assignments as etcd has them get
+epochs above everything that was ever served, and the instances follow.
+
+With --from, the instance is right: what it serves is given back to etcd, as its
+group's assignment and, if etcd has no fleet any more, as the fleet's target.
+INSTANCE is a name that status lists, or the URL of an instance's admin
+listener; name one instance of each group.`,
+		Example: `  routectl recover --wait                               adopt what etcd has
+  routectl recover --from edge-1 --from canary-1 --wait restore etcd from them
+  routectl recover --from http://127.0.0.1:9080         an etcd that knows nobody`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(from) > 0 && len(groups) > 0 {
+				return fail(ExitUsage, errors.New("--group goes not with --from: each instance gives back its own group"), "")
+			}
 			return c.withStore(func(s *store.Store) error {
-				fleet, err := s.Fleet(cmd.Context())
-				if err != nil {
-					return err
+				if len(from) > 0 {
+					return c.restore(cmd.Context(), s, from, message, w)
 				}
-				i := rollout.Intent{Kind: rollout.IntentRecover, Groups: groups, By: c.env.author(), Message: message}
-				if err := w.apply(&i); err != nil {
-					return err
-				}
-				if i, err = s.PutIntent(cmd.Context(), i, nil, fleet.Target); err != nil {
-					return err
-				}
-				if !w.wait {
-					c.say("asked for recovery; routectl status --watch follows it")
-				}
-				return c.finish(cmd.Context(), s, i.ID, w, "recovered")
+				return c.adopt(cmd.Context(), s, groups, message, w)
 			})
 		},
 	}
+	cmd.Flags().StringArrayVar(&from, "from", nil, "restore etcd from this instance; may be repeated, once a group")
 	cmd.Flags().StringSliceVarP(&groups, "group", "g", nil, "only these groups; may be repeated")
 	cmd.Flags().StringVarP(&message, "message", "m", "", "why, for the audit log")
 	_ = cmd.RegisterFlagCompletionFunc("group", c.completeGroups)
 	w.flags(cmd)
 	return cmd
+}
+
+// adopt asks the controller to make what etcd has the truth.
+func (c *command) adopt(ctx context.Context, s *store.Store, groups []string, message string, w waiting) error {
+	fleet, err := s.Fleet(ctx)
+	if errors.Is(err, store.ErrNotInitialized) {
+		return fail(ExitFailed, err, "etcd knows of no fleet to adopt; routectl recover --from URL restores it from an instance")
+	} else if err != nil {
+		return err
+	}
+	i := rollout.Intent{Kind: rollout.IntentRecover, Groups: groups, By: c.env.author(), Message: message}
+	if err := w.apply(&i); err != nil {
+		return err
+	}
+	if i, err = s.PutIntent(ctx, i, nil, fleet.Target); err != nil {
+		return err
+	}
+	if !w.wait {
+		c.say("asked for recovery; routectl status --watch follows it")
+	}
+	return c.finish(ctx, s, i.ID, w, "recovered")
+}
+
+// restore gives etcd back what the instances hold.
+func (c *command) restore(ctx context.Context, s *store.Store, from []string, message string, w waiting) error {
+	v, err := s.View(ctx)
+	if errors.Is(err, store.ErrNotInitialized) {
+		v = &rollout.View{}
+	} else if err != nil {
+		return err
+	}
+	req := store.RecoverRequest{By: c.env.author(), Why: message}
+	seen := map[string]string{}
+	for _, name := range from {
+		h, err := c.holding(ctx, v, name)
+		if err != nil {
+			return err
+		}
+		if req.FleetID != "" && req.FleetID != h.Fleet {
+			return fail(ExitFailed, fmt.Errorf("%s is of fleet %s, the instances before it of fleet %s", name, h.Fleet, req.FleetID), "")
+		}
+		if other := seen[h.Group]; other != "" {
+			return fail(ExitUsage, fmt.Errorf("%s and %s are both of group %s", other, name, h.Group), "name one instance of each group")
+		}
+		seen[h.Group], req.FleetID = name, h.Fleet
+		if err := addHolding(ctx, &req, v, h); err != nil {
+			return fmt.Errorf("restore from %s: %w", name, err)
+		}
+	}
+	done, err := s.Recover(ctx, req)
+	if err != nil {
+		return err
+	}
+	if w.wait {
+		if err := c.awaitGroups(ctx, s, req.Groups, w.timeout); err != nil {
+			return err
+		}
+	}
+	return c.print(done, func(t *table) {
+		if done.Created {
+			t.line("fleet %s is back in etcd", req.FleetID)
+		}
+		t.line("groups restored: %s", strings.Join(done.Groups, ", "))
+	})
+}
+
+// holding asks an instance, by its name or the URL of its admin listener, for
+// what it serves.
+func (c *command) holding(ctx context.Context, v *rollout.View, name string) (h admin.Holding, err error) {
+	base := strings.TrimSuffix(name, "/")
+	if !strings.Contains(name, "://") {
+		i, ok := v.Instances[name]
+		switch {
+		case !ok:
+			return h, fail(ExitUsage, fmt.Errorf("etcd knows no instance %q", name), "name the URL of its admin listener instead, such as http://127.0.0.1:9080")
+		case i.Admin == "":
+			return h, fail(ExitFailed, fmt.Errorf("instance %s has no admin listener", name), "start it with --admin")
+		}
+		base = "http://" + i.Admin
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/v1/holding", nil)
+	if err != nil {
+		return h, fail(ExitUsage, fmt.Errorf("--from %s: %w", name, err), "")
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return h, fail(ExitFailed, fmt.Errorf("ask %s: %w", name, err), "the admin listener is on loopback by default: run this on the instance's machine, with --from http://127.0.0.1:9080")
+	}
+	defer resp.Body.Close()
+	const most = 2 << 30 // base64 of the largest snapshot
+	body := io.LimitReader(resp.Body, most)
+	if resp.StatusCode != http.StatusOK {
+		why, _ := io.ReadAll(io.LimitReader(body, 4<<10))
+		return h, fmt.Errorf("ask %s: %s: %s", name, resp.Status, strings.TrimSpace(string(why)))
+	}
+	if err := json.NewDecoder(body).Decode(&h); err != nil {
+		return h, fmt.Errorf("ask %s: %w", name, err)
+	}
+	return h, nil
+}
+
+// addHolding verifies what an instance gave and adds it to the request, as an
+// assignment whose epoch is above every one that the group ever served.
+func addHolding(ctx context.Context, req *store.RecoverRequest, v *rollout.View, h admin.Holding) error {
+	chunks := version.MapFetcher{}
+	for text, packed := range h.Chunks {
+		d, err := version.ParseDigest(text)
+		if err != nil {
+			return err
+		}
+		chunks[d] = packed
+	}
+	t, _, err := version.Load(ctx, h.Serving.Digest, h.Manifest, chunks, nil)
+	if err != nil {
+		return err
+	}
+	snap, err := version.Encode(t)
+	if err != nil {
+		return err
+	}
+	known := false
+	for _, s := range req.Snapshots {
+		known = known || s.Digest == snap.Digest
+	}
+	if !known {
+		req.Snapshots = append(req.Snapshots, snap)
+		req.Revisions = append(req.Revisions, version.Revision{
+			Number: h.Serving.Number, Digest: snap.Digest, Author: req.By, Time: time.Now().UTC(),
+			Message: "restored from " + h.Instance, Modules: snap.Manifest.ModuleDigests(), Routes: snap.Manifest.Routes(),
+		})
+	}
+	if h.Serving.Number > req.Target.Number {
+		req.Target = h.Serving
+	}
+	req.Highest = max(req.Highest, h.HighestRevision)
+	epoch := max(h.HighestEpoch, v.Groups[h.Group].Epoch)
+	for _, r := range v.Reports {
+		if r.Group == h.Group {
+			epoch = max(epoch, r.HighestEpoch)
+		}
+		req.Highest = max(req.Highest, r.HighestRevision)
+	}
+	if _, exists := v.Groups[h.Group]; exists {
+		req.Replace = append(req.Replace, h.Group)
+	}
+	req.Groups = append(req.Groups, rollout.Assignment{
+		Group: h.Group, Epoch: epoch + 1, Recovered: epoch + 1, Nonce: rollout.Nonce(rand.Text()),
+		Set: []version.Ref{h.Serving}, Stable: h.Serving, Instant: time.Now().UTC(),
+		Override: &rollout.Override{Why: "restored from " + h.Instance},
+	})
+	return nil
+}
+
+// awaitGroups waits until every registered instance of the groups serves the
+// epoch that was restored.
+func (c *command) awaitGroups(ctx context.Context, s *store.Store, groups []rollout.Assignment, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	behind := []string{"nothing is known yet"}
+	for len(behind) > 0 {
+		select {
+		case <-ctx.Done():
+			return fail(ExitNotReached, fmt.Errorf("not recovered after %v: %s", timeout, strings.Join(behind, ", ")), "routectl status --watch")
+		case <-tick.C:
+		}
+		v, err := s.View(ctx)
+		if err != nil {
+			behind = []string{err.Error()}
+			continue
+		}
+		behind = nil
+		for _, g := range groups {
+			for name, i := range v.Instances {
+				if r := v.Reports[name]; i.Group == g.Group && (r.Frozen != "" || r.Serving == nil || r.Serving.Epoch < g.Epoch) {
+					behind = append(behind, name)
+				}
+			}
+		}
+	}
+	return nil
 }

@@ -50,7 +50,7 @@ Every global flag can be given as an environment variable: --endpoints is
 ROUTECTL_ENDPOINTS.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          usage(cobra.NoArgs),
+		Args:          onlyCommands,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetIn(env.Stdin)
@@ -60,16 +60,21 @@ ROUTECTL_ENDPOINTS.`,
 		return fail(ExitUsage, err, fmt.Sprintf("%s --help lists the flags", cmd.CommandPath()))
 	})
 	fs := root.PersistentFlags()
-	fs.StringSliceVar(&c.endpoints, "endpoints", []string{"127.0.0.1:2379"}, "etcd's client addresses, separated by commas")
-	fs.StringVar(&c.prefix, "prefix", "/routerd", "etcd key prefix of the fleet")
-	fs.StringVar(&c.user, "user", "", "etcd user name")
-	fs.StringVar(&c.password, "password", "", "etcd password, or file:PATH to read it from a file")
-	fs.StringVar(&c.caFile, "ca", "", "PEM file of the authority that signed etcd's certificates; turns TLS on")
-	fs.StringVar(&c.cert, "cert", "", "PEM file of the client certificate for etcd")
-	fs.StringVar(&c.keyFile, "key", "", "PEM file of the client key for etcd")
+	fs.StringSliceVar(&c.endpoints, "endpoints", []string{"127.0.0.1:2379"}, "addresses of etcd's clients' listeners, separated by commas")
+	fs.StringVar(&c.prefix, "prefix", "/routerd", "where the fleet lives in etcd: the prefix of its keys")
+	fs.StringVar(&c.user, "user", "", "name of the etcd user")
+	fs.StringVar(&c.password, "password", "", "password of the etcd user, or file:PATH to read it from a file")
+	fs.StringVar(&c.caFile, "ca", "", "authority that signed etcd's certificates, a PEM file; turns TLS on")
+	fs.StringVar(&c.cert, "cert", "", "client certificate for etcd, a PEM file")
+	fs.StringVar(&c.keyFile, "key", "", "client key for etcd, a PEM file")
 	fs.StringVarP(&c.output, "output", "o", "table", "form of the output: table, json or yaml")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return c.complete(cmd.Flags()) }
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Name() == "man" {
+			reflow(root)
+		}
+		return c.complete(cmd.Flags())
+	}
 
 	for _, add := range commands() {
 		root.AddCommand(add(c))
@@ -111,7 +116,11 @@ func (c *command) open() (*store.Store, error) {
 	if cfg.TLS, err = store.LoadTLS(c.caFile, c.cert, c.keyFile); err != nil {
 		return nil, err
 	}
-	return store.Open(cfg)
+	s, err := store.Open(cfg)
+	if err != nil {
+		return nil, fail(ExitUsage, err, "")
+	}
+	return s, nil
 }
 
 // withStore runs f with a store that is closed afterwards.
@@ -120,6 +129,8 @@ func (c *command) withStore(f func(*store.Store) error) error {
 	if err != nil {
 		return err
 	}
+	done := c.slowly("waiting for etcd at " + strings.Join(s.Endpoints(), ", "))
+	defer done()
 	return errors.Join(f(s), s.Close())
 }
 
@@ -133,13 +144,40 @@ func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
+// onlyCommands refuses a word that is no command, and names the one that was
+// probably meant.
+func onlyCommands(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := cmd.CommandPath() + " --help lists the commands"
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		hint = "did you mean " + cmd.CommandPath() + " " + strings.Join(s, " or ") + "? " + hint
+	}
+	return fail(ExitUsage, fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()), hint)
+}
+
+// reflow joins the lines of each paragraph of the long texts: the manual page
+// makes a paragraph of every line. What is indented stays.
+func reflow(cmd *cobra.Command) {
+	paragraphs := strings.Split(cmd.Long, "\n\n")
+	for i, p := range paragraphs {
+		if !strings.HasPrefix(p, " ") {
+			paragraphs[i] = strings.ReplaceAll(p, "\n", " ")
+		}
+	}
+	cmd.Long = strings.Join(paragraphs, "\n")
+	for _, sub := range cmd.Commands() {
+		reflow(sub)
+	}
+}
+
 // Run runs routectl with these arguments and returns its exit code.
 func Run(ctx context.Context, env Env, args []string) int {
 	root := New(env)
 	root.SetArgs(args)
 	err := fang.Execute(ctx, root,
 		fang.WithVersion(buildinfo.Version()),
-		fang.WithoutVersion(), // the command `version` says more
 		fang.WithErrorHandler(func(_ io.Writer, _ fang.Styles, err error) { env.explain(err) }))
 	return exitCode(err)
 }

@@ -65,7 +65,7 @@ func newInstance(ctx context.Context, cfg Config, logTo telemetry.Config) (_ *in
 	if i.tele, err = telemetry.New(ctx, logTo); err != nil {
 		return nil, err
 	}
-	i.log = i.tele.Logger
+	i.log = i.tele.Logger.With("instance", cfg.Instance)
 	if i.state, err = lockState(cfg.StateDir); err != nil {
 		return nil, err
 	}
@@ -174,7 +174,7 @@ func (i *instance) buildControl() (err error) {
 		Who: who, StateDir: i.cfg.StateDir, JoinTimeout: i.cfg.JoinTimeout, LeaseTTL: i.cfg.LeaseTTL,
 		BuildTimeout: i.cfg.CompileTime,
 		Compile:      engine.Options{Budget: engine.Budget{Memory: i.cfg.CompileMemory, Percent: i.cfg.CompilePercent}},
-		Capabilities: capabilities, Counts: i.counts, Logger: i.log, Meter: i.tele.Meter,
+		Capabilities: capabilities, Counts: i.counts, Logger: i.tele.Logger, Meter: i.tele.Meter,
 	})
 	if err != nil {
 		return err

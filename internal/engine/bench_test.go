@@ -252,3 +252,24 @@ func BenchmarkIncremental(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkSwitch is what the front end adds to net/http for a respond action,
+// with a middleware and an observer.
+func BenchmarkSwitch(b *testing.B) {
+	for _, headers := range []bool{false, true} {
+		b.Run(fmt.Sprintf("headers=%v", headers), func(b *testing.B) {
+			s := NewSwitch(FrontOptions{ResponseHeaders: headers, Observer: observerFunc(func(*Record) {})})
+			s.Swap(serving(testEngine(b, testLibrary(b), 1, "", route.Route{
+				Name: "r", Path: "/users/{id}", Action: respond("ok"),
+				Middlewares: []route.Middleware{{Kind: "headers", Config: `{"response":{"set":{"X-A":"b"}}}`}},
+			})))
+			w := &lookup{header: http.Header{}}
+			r := &http.Request{Method: "GET", URL: &url.URL{}, RequestURI: "/users/17?a=b", Host: "a.test", RemoteAddr: "192.0.2.1:1234", Header: http.Header{}, Proto: "HTTP/1.1"}
+			b.ReportAllocs()
+			for b.Loop() {
+				clear(w.header)
+				s.ServeHTTP(w, r)
+			}
+		})
+	}
+}

@@ -20,8 +20,8 @@ type Budget struct {
 	Percent int
 }
 
-// DefaultMemory is the memory an engine may take when a Budget names none: 100
-// routes' worth for each KiB of a table of the size that route allows.
+// DefaultMemory is the memory an engine may take when a Budget names none:
+// enough for a table of route.MaxRoutes routes that are on two hosts each.
 const DefaultMemory = 2 << 30
 
 // What a route takes by estimate, beyond the text of its pattern: measured on

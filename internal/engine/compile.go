@@ -77,6 +77,10 @@ func Compile(ctx context.Context, ref version.Ref, t *route.Table, lib *Library,
 		pace:   newPacer(ctx, o.Budget),
 		table:  t,
 	}
+	if lib != nil {
+		lib.compiling.RLock()
+		defer lib.compiling.RUnlock()
+	}
 	if o.Previous != nil && o.Previous.lib == lib {
 		c.previous = o.Previous
 	}
@@ -287,9 +291,9 @@ func (e *Engine) treesFor(host string) iter.Seq[*hostTree] {
 		if t := e.exact[host]; t != nil && !yield(t) {
 			return
 		}
-		if len(e.suffix) > 0 {
+		if len(e.suffix) > 0 && !strings.HasPrefix(host, ".") {
 			for i := strings.IndexByte(host, '.'); i >= 0; {
-				if t := e.suffix[host[i:]]; i > 0 && t != nil && !yield(t) {
+				if t := e.suffix[host[i:]]; t != nil && !yield(t) {
 					return
 				}
 				next := strings.IndexByte(host[i+1:], '.')

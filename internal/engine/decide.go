@@ -93,12 +93,15 @@ const (
 	errAsterisk = fault("the target * is not served")
 )
 
-// quick is the short way: an exact host, and a path that the first tree of
+// quick is the short way: an exact host or an engine without hosts, and a path that the first tree of
 // its length has, where nothing else can win. What equals a pattern's literals is canonical,
 // so only what stands in the place of parameters is read. It fails wherever
 // the long way must be gone, and leaves what it found for it.
 func (e *Engine) quick(h *Head, d *Decision, bit methodSet) bool {
 	t := e.exact[h.Host]
+	if t == nil && len(e.exact)+len(e.suffix) == 0 {
+		t = e.anyHost
+	}
 	d.tree = t
 	if t == nil || t.special {
 		return false
@@ -168,7 +171,7 @@ func (e *Engine) first(h *Head, d *Decision, bit methodSet) *entry {
 			}
 		}
 	}
-	if e.anyHost != nil {
+	if e.anyHost != nil && e.anyHost != d.tree {
 		return e.anyHost.find(h, d, bit)
 	}
 	return nil

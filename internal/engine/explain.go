@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -57,6 +58,7 @@ func (e *Engine) Explain(h *Head) Explanation {
 	case http.StatusNotFound:
 		x.Why = "no route takes it, with any method"
 	}
+	var winner *hostTree
 	for t := range e.treesFor(route.FoldHost(h.Host)) {
 		var entries []*entry
 		t.eachLeaf(&d, func(l *leaf) { entries = slices.AppendSeq(entries, l.entries()) })
@@ -64,12 +66,14 @@ func (e *Engine) Explain(h *Head) Explanation {
 			ka, kb := a.key(t.pattern), b.key(t.pattern)
 			return route.Compare(h.Method, &ka, &kb)
 		})
-		host := t.pattern
-		if host == "" {
-			host = "any"
-		}
 		for _, en := range entries {
-			x.Considered = append(x.Considered, en.explain(h, &d, host))
+			if en == d.entry && winner != nil {
+				continue // it won by another of its hosts
+			}
+			if en == d.entry {
+				winner = t
+			}
+			x.Considered = append(x.Considered, en.explain(h, &d, t, t == winner))
 		}
 	}
 	return x
@@ -91,8 +95,10 @@ func actionOf(r *route.Route) (what string, status int) {
 	}
 }
 
-func (e *entry) explain(h *Head, d *Decision, host string) Considered {
-	c := Considered{Route: e.name, Host: host, Methods: "any", Path: e.route.Path, Verdict: "no"}
+// explain says what became of e as a route of t; sameHost that the winner is
+// one of t too.
+func (e *entry) explain(h *Head, d *Decision, t *hostTree, sameHost bool) Considered {
+	c := Considered{Route: e.name, Host: cmp.Or(t.pattern, "any"), Methods: "any", Path: e.route.Path, Verdict: "no"}
 	if len(e.route.Methods) > 0 {
 		c.Methods = strings.Join(e.route.Methods, ",")
 	}
@@ -112,7 +118,11 @@ func (e *entry) explain(h *Head, d *Decision, host string) Considered {
 			c.Verdict, c.Why = "won", "first in the order of matching"
 			break
 		}
-		c.Verdict, c.Why = "lost", "comes after "+d.entry.name+whyAfter(d.entry, e)
+		why := "its host is more specific"
+		if sameHost {
+			why = whyAfter(d.entry, e)
+		}
+		c.Verdict, c.Why = "lost", "comes after "+d.entry.name+": "+why
 	}
 	return c
 }
@@ -135,31 +145,24 @@ func (e *entry) whyNot(h *Head) string {
 	}
 }
 
-// whyAfter says by which rule b comes after a.
+// whyAfter says by which rule b comes after a on one host pattern.
 func whyAfter(a, b *entry) string {
 	switch {
-	case !sharesHost(a, b):
-		return ": its host is more specific"
 	case a.priority != b.priority:
-		return fmt.Sprintf(": priority %d over %d", a.priority, b.priority)
+		return fmt.Sprintf("priority %d over %d", a.priority, b.priority)
 	case a.rank != b.rank:
-		return ": its path is more specific"
+		return "its path is more specific"
 	case len(a.route.Methods) > 0 && len(b.route.Methods) == 0:
-		return ": it names methods"
+		return "it names methods"
+	case a.methods&bitLent != b.methods&bitLent:
+		return "it names HEAD"
 	case compareConditions(a, b) != 0:
-		return ": it has more conditions"
+		return "it has more conditions"
 	case a.part != b.part:
-		return ": its module's name comes first"
+		return "its module's name comes first"
 	default:
-		return ": it is written first, or names HEAD"
+		return "it is written first"
 	}
-}
-
-func sharesHost(a, b *entry) bool {
-	if len(a.route.Hosts) == 0 || len(b.route.Hosts) == 0 {
-		return len(a.route.Hosts) == len(b.route.Hosts)
-	}
-	return slices.ContainsFunc(a.route.Hosts, func(h string) bool { return slices.Contains(b.route.Hosts, h) })
 }
 
 // String shows the condition as a reader of the route file knows it. Values

@@ -441,6 +441,29 @@ func TestMaxBody(t *testing.T) {
 	}
 }
 
+// TestBadGatewaySaysWhoServed asks for an upstream that nobody listens for.
+func TestBadGatewaySaysWhoServed(t *testing.T) {
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	s, srv := startFront(t, FrontOptions{ResponseHeaders: true})
+	s.Swap(serving(testEngine(t, testLibrary(t), 3, closed.URL, route.Route{Name: "all", Prefix: "/", Action: proxyTo("back")})))
+	res := raw(t, srv, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	if res.StatusCode != 502 || res.Header.Get("Routerd-Route") != "m/all" || res.Header.Get("Routerd-Revision") != "3" || res.Header.Get("Routerd-Epoch") != "103" {
+		t.Errorf("%d %v", res.StatusCode, res.Header)
+	}
+}
+
+// TestUpstreamCannotSpeakForRouterd has an upstream send routerd's headers.
+func TestUpstreamCannotSpeakForRouterd(t *testing.T) {
+	back := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Routerd-Revision", "99") }))
+	t.Cleanup(back.Close)
+	s, srv := startFront(t, FrontOptions{ResponseHeaders: true})
+	s.Swap(serving(testEngine(t, testLibrary(t), 3, back.URL, route.Route{Name: "all", Prefix: "/", Action: proxyTo("back")})))
+	if res := raw(t, srv, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"); len(res.Header["Routerd-Revision"]) != 1 || res.Header.Get("Routerd-Revision") != "3" {
+		t.Errorf("%v", res.Header)
+	}
+}
+
 // TestShare checks that a candidate's share is what it says, and that it only
 // grows with the permyriad.
 func TestShare(t *testing.T) {

@@ -19,3 +19,13 @@ func (e *Engine) All() iter.Seq2[*route.Module, *route.Route] {
 		}
 	}
 }
+
+// Table returns the table that the engine was compiled from. Its modules may
+// not be changed.
+func (e *Engine) Table() *route.Table {
+	t := &route.Table{Modules: make([]*route.Module, len(e.parts))}
+	for i, p := range e.parts {
+		t.Modules[i] = p.module
+	}
+	return t
+}

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"sync"
+
 	"routerd.dev/internal/middleware"
 	"routerd.dev/internal/proxy"
 )
@@ -11,6 +13,10 @@ type Library struct {
 	Upstreams   *proxy.Library
 	Middlewares *middleware.Library
 	Counters    *Counters
+
+	// compiling is held for reading by each compile, whose engine nobody can
+	// name to Keep yet.
+	compiling sync.RWMutex
 }
 
 // NewLibrary makes an empty library. Nothing runs and nothing is opened.
@@ -24,8 +30,10 @@ func NewLibrary(p proxy.Options, env middleware.Env) *Library {
 
 // Keep drops what none of the engines uses: idle connections, the state of
 // middlewares, counters. Requests that are still running on another engine end undisturbed.
-// It must not run while an engine is compiled, whose middlewares it would drop.
+// It waits for compiles that are running; the caller names their engines, too, once it has them.
 func (l *Library) Keep(engines ...*Engine) {
+	l.compiling.Lock()
+	defer l.compiling.Unlock()
 	upstreams := map[*proxy.Upstream]bool{}
 	heads := map[*middleware.Head]bool{}
 	counters := map[*engineCounters]bool{}

@@ -97,7 +97,7 @@ func (b *shaper) parsed(p *route.Pattern) (shape, []param, []mixed) {
 	s := shape{n: len(p.Segments), slash: p.TrailingSlash}
 	var mixes []mixed
 	b.path, b.rank = b.path[:0], b.rank[:0]
-	first := b.room()
+	first := len(b.params)
 	for i := range p.Segments {
 		seg := &p.Segments[i]
 		kind := seg.Kind()
@@ -120,7 +120,7 @@ func (b *shaper) parsed(p *route.Pattern) (shape, []param, []mixed) {
 		nth := int16(0)
 		for _, part := range seg.Parts {
 			if part.Param != "" {
-				b.params = append(b.params, param{part.Param, uint16(i), nth, kind == route.Mixed})
+				first = b.add(first, param{part.Param, uint16(i), nth, kind == route.Mixed})
 				nth++
 			}
 		}
@@ -128,7 +128,7 @@ func (b *shaper) parsed(p *route.Pattern) (shape, []param, []mixed) {
 	switch {
 	case p.CatchAll:
 		s.rest = restCatchAll
-		b.params = append(b.params, param{name: p.CatchAllName, seg: uint16(s.n), nth: takesRest})
+		first = b.add(first, param{name: p.CatchAllName, seg: uint16(s.n), nth: takesRest})
 	case p.IsPrefix:
 		s.rest = restPrefix
 	}
@@ -147,7 +147,7 @@ func (b *shaper) plain(text, prefix string) (s shape, params []param, ok bool) {
 		return s, nil, false
 	}
 	b.path, b.rank = b.path[:0], b.rank[:0]
-	first := b.room()
+	first := len(b.params)
 	for at := 1; at <= len(text); s.n++ {
 		end := at
 		for end < len(text) && text[end] != '/' {
@@ -168,7 +168,7 @@ func (b *shaper) plain(text, prefix string) (s shape, params []param, ok bool) {
 					return s, nil, false
 				}
 			}
-			b.params = append(b.params, param{name: name, seg: uint16(s.n)})
+			first = b.add(first, param{name: name, seg: uint16(s.n)})
 			b.path = append(b.path, '/', wild)
 			b.rank = append(b.rank, rankParam)
 			s.wilds |= 1 << s.n
@@ -201,12 +201,15 @@ func paramName(seg string) (string, bool) {
 	return name, len(name) <= route.MaxNameBytes
 }
 
-// room makes room for a pattern's parameters behind those of the ones before.
-func (b *shaper) room() int {
-	if cap(b.params)-len(b.params) < route.MaxSegments+1 {
-		b.params = make([]param, 0, 8*route.MaxSegments)
+// add adds a parameter to those of the pattern that began at first, and
+// returns where it begins now: room is made in pieces that many patterns share.
+func (b *shaper) add(first int, p param) int {
+	if len(b.params) == cap(b.params) {
+		room := make([]param, 0, min(512, max(8, 2*cap(b.params)))+len(b.params)-first)
+		b.params, first = append(room, b.params[first:]...), 0
 	}
-	return len(b.params)
+	b.params = append(b.params, p)
+	return first
 }
 
 func (b *shaper) taken(first int) []param {

@@ -208,7 +208,7 @@ func TestTimeouts(t *testing.T) {
 // A client that goes away while the upstream thinks takes the upstream's
 // connection with it.
 func TestClientGoneCancelsTheUpstream(t *testing.T) {
-	for _, answer := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello", "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nhello"} {
+	for i, answer := range []string{"", "", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello", "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nhello"} {
 		asked, gone := make(chan struct{}), make(chan struct{})
 		u := newRaw(t, func(_ int, c net.Conn, br *bufio.Reader) {
 			if _, err := http.ReadRequest(br); err != nil {
@@ -226,6 +226,10 @@ func TestClientGoneCancelsTheUpstream(t *testing.T) {
 		}
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 		<-asked
+		if i > 0 { // once without, that is: noticed at the first tick, and by the watch it sets
+			slow := time.NewTimer(2 * time.Duration(tick))
+			<-slow.C
+		}
 		c.Close()
 		<-gone
 		if r := b.result(0); r.Kind != KindClientGone || answer == "" && r.Status != statusClientGone {
@@ -295,6 +299,60 @@ func TestUploadThatBreaksOff(t *testing.T) {
 				t.Error("the upstream saw a complete body")
 			}
 		})
+	}
+}
+
+// A body that somebody replaced by one that is too short or too long does not get
+// out of step with the Content-Length that was sent.
+func TestReplacedBodies(t *testing.T) {
+	for _, n := range []int{5, 50000} {
+		for _, told := range []int64{10, 40000} {
+			u := newRaw(t, func(_ int, c net.Conn, br *bufio.Reader) {
+				r, err := http.ReadRequest(br)
+				if err != nil {
+					return
+				}
+				if _, err := io.Copy(io.Discard, r.Body); err == nil {
+					if rest, _ := io.ReadAll(br); len(rest) > 0 {
+						t.Errorf("%d bytes behind the request", len(rest))
+					}
+				}
+			})
+			b := newBench(t, to(u.url()), Options{})
+			b.up.def.ResponseTimeout = 50 * time.Millisecond
+			b.edit = func(r *http.Request, _ *Forward) {
+				r.Method, r.ContentLength, r.Body = "POST", told, io.NopCloser(strings.NewReader(strings.Repeat("x", n)))
+			}
+			b.start()
+			get(t, b.front.URL)
+			if r := b.result(0); int64(n) < told && r.Kind != KindClientGone {
+				t.Errorf("%d bytes for %d: %+v", n, told, r)
+			}
+		}
+	}
+}
+
+// No connection to be had: the answer comes while the client still sends, and the rest of
+// its body is not taken for a request.
+func TestErrorWhileTheBodyIsUnread(t *testing.T) {
+	b := newBench(t, to("http://"+closedPort(t)), Options{}).start()
+	for _, framing := range []string{"Content-Length: 1000000", "Content-Length: 20000", "Transfer-Encoding: chunked", "Content-Length: 10\r\nExpect: 100-continue"} {
+		c, err := net.Dial("tcp", b.front.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: h\r\n%s\r\n\r\n", framing)
+		br := bufio.NewReader(c)
+		res, err := http.ReadResponse(br, nil)
+		if err != nil || res.StatusCode != 502 || !res.Close {
+			t.Fatalf("%s: %v, %v", framing, res, err)
+		}
+		io.Copy(io.Discard, res.Body)
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		if res, err := http.ReadResponse(br, nil); err == nil {
+			t.Errorf("%s: body answered as a request: %d", framing, res.StatusCode)
+		}
+		c.Close()
 	}
 }
 

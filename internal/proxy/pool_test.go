@@ -83,6 +83,27 @@ func TestDeadIdleConnectionsAreNotUsed(t *testing.T) {
 	}
 }
 
+// Bytes behind a response's end are never taken for the next response, though
+// they look like one.
+func TestBytesBehindAResponse(t *testing.T) {
+	evil := "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+	for name, answer := range map[string]string{
+		"length":  "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" + evil,
+		"chunked": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n" + evil,
+	} {
+		u := newRaw(t, always(answer))
+		b := newBench(t, to(u.url()), Options{}).start()
+		for i := range 3 {
+			if _, body, err := get(t, b.front.URL); err != nil || body != "ok" {
+				t.Errorf("%s: %q, %v", name, body, err)
+			}
+			if b.result(i); u.conns() != i+1 {
+				t.Errorf("%s: %d connections after %d requests", name, u.conns(), i+1)
+			}
+		}
+	}
+}
+
 // A connection that dies under the request is replaced if sending twice does no harm.
 func TestRetryOnStaleConnections(t *testing.T) {
 	for _, tc := range []struct {

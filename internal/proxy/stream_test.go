@@ -170,6 +170,9 @@ func TestEarlyResponseWhileUploading(t *testing.T) {
 				if r := b.result(0); r.Kind != KindNone || r.Status != 413 {
 					t.Errorf("%+v", r)
 				}
+				if s := b.lib.Stats(); s.Idle != 0 {
+					t.Errorf("%+v: the upstream still waits for the body", s)
+				}
 			})
 		}
 	}
@@ -245,6 +248,11 @@ func TestInformationalHeadsAndTrailers(t *testing.T) {
 		b.edit = func(_ *http.Request, f *Forward) {
 			f.OnHead = func(status int, h http.Header) { h.Set("X-Status", fmt.Sprint(status)) }
 		}
+		inner := b.front.Config.Handler
+		b.front.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X-Set-Before", "1") // is of the final head only
+			inner.ServeHTTP(w, r)
+		})
 		if b.front.EnableHTTP2 = h2; h2 {
 			b.front.StartTLS()
 		} else {
@@ -273,7 +281,7 @@ func TestInformationalHeadsAndTrailers(t *testing.T) {
 		if got := fmt.Sprint(res.Trailer); got != "map[X-Told:[1] X-Untold:[2]]" {
 			t.Errorf("h2=%v: trailers %s", h2, got)
 		}
-		if res.Header.Get("X-Status") != "200" || res.Header.Get("X-A") != "b" || res.Header.Get("Link") != "" {
+		if res.Header.Get("X-Status") != "200" || res.Header.Get("X-A") != "b" || res.Header.Get("X-Set-Before") != "1" || res.Header.Get("Link") != "" {
 			t.Errorf("h2=%v: %v", h2, res.Header)
 		}
 	}

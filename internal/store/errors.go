@@ -133,7 +133,7 @@ func (s *Store) explain(ctx context.Context, what, key string, err error) error 
 		return fmt.Errorf("%s: %w: %v", what, ErrTooLarge, err)
 	case code == codes.Unavailable, code == codes.DeadlineExceeded, code == codes.Canceled, code == codes.ResourceExhausted,
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, clientv3.ErrNoAvailableEndpoints):
-		return fmt.Errorf("%s: %w at %s: %w", what, ErrUnavailable, strings.Join(s.cfg.Endpoints, ", "), err)
+		return fmt.Errorf("%s: %w: %s: %w", what, ErrUnavailable, s.probe(ctx), err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }

@@ -123,7 +123,7 @@ func own(t *testing.T, quota int64) *etcd {
 var prefixes atomic.Int64
 
 // open returns a store of the shared etcd under an own, empty prefix.
-func open(t *testing.T) *Store {
+func open(t testing.TB) *Store {
 	t.Helper()
 	return openAt(t, Config{Prefix: fmt.Sprintf("/%s/%d/", t.Name(), prefixes.Add(1))})
 }
@@ -134,7 +134,7 @@ func again(t *testing.T, s *Store) *Store {
 	return openAt(t, Config{Prefix: s.Prefix(), Endpoints: s.Endpoints()})
 }
 
-func openAt(t *testing.T, cfg Config) *Store {
+func openAt(t testing.TB, cfg Config) *Store {
 	t.Helper()
 	if cfg.Endpoints == nil {
 		cfg.Endpoints = []string{shared.endpoint()}
@@ -158,7 +158,7 @@ func fleet(t *testing.T) *Store {
 }
 
 // raw returns a client of the store's etcd, for what others do to it.
-func raw(t *testing.T, s *Store) *clientv3.Client {
+func raw(t testing.TB, s *Store) *clientv3.Client {
 	t.Helper()
 	c, err := s.etcd(t.Context())
 	if err != nil {
@@ -204,7 +204,7 @@ func revision(t *testing.T, s *Store) int64 {
 }
 
 // snapshot returns a table that differs from that of other words.
-func snapshot(t *testing.T, words ...string) *version.Snapshot {
+func snapshot(t testing.TB, words ...string) *version.Snapshot {
 	t.Helper()
 	table := &route.Table{}
 	for i, w := range words {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -123,6 +124,28 @@ func TestOfManyPublishersOneWins(t *testing.T) {
 	}
 	if head, err := s.Head(t.Context()); won != 1 || head != 2 || err != nil {
 		t.Errorf("%d won, head %d, %v", won, head, err)
+	}
+}
+
+// Publishers that do not switch all end, each with a number of its own.
+func TestOfManyPublishersNoNumberIsUsedTwice(t *testing.T) {
+	s := fleet(t)
+	var wg sync.WaitGroup
+	numbers := make([]int64, 8)
+	for i := range numbers {
+		other, snap := again(t, s), snapshot(t, fmt.Sprint("by ", i))
+		wg.Go(func() {
+			p, err := other.Publish(t.Context(), PublishRequest{Snapshot: snap})
+			if err != nil {
+				t.Error(err)
+			}
+			numbers[i] = p.Revision.Number
+		})
+	}
+	wg.Wait()
+	slices.Sort(numbers)
+	if !slices.Equal(numbers, []int64{1, 2, 3, 4, 5, 6, 7, 8}) {
+		t.Errorf("numbers %v", numbers)
 	}
 }
 
@@ -445,6 +468,34 @@ func TestGCWithoutItsLockDeletesNothing(t *testing.T) {
 	unchanged(t, s, func() { wantErr(t, g.run(t.Context(), "sleeper"), ErrConflict, "lock") })
 	if collected(t, s, rev.Digest) {
 		t.Error("collected")
+	}
+}
+
+func TestOfManyGCsOneHasTheLock(t *testing.T) {
+	s := fleet(t)
+	var wg sync.WaitGroup
+	errs := make([]error, 8)
+	leases := make([]*lease, len(errs))
+	for i := range errs {
+		l, err := s.grant(t.Context(), "test", 0)
+		must(t, err)
+		leases[i] = l
+	}
+	for i, l := range leases {
+		wg.Go(func() { _, errs[i] = s.lockGC(t.Context(), "test", "x", l) })
+	}
+	wg.Wait()
+	won := 0
+	for i, err := range errs {
+		if err == nil {
+			won++
+		} else if !errors.Is(err, ErrBusy) {
+			t.Error(err)
+		}
+		must(t, leases[i].release(t.Context(), "test"))
+	}
+	if won != 1 {
+		t.Errorf("%d have the lock", won)
 	}
 }
 

@@ -57,8 +57,12 @@ func (s *Store) Recover(ctx context.Context, req RecoverRequest) (Recovered, err
 		return Recovered{}, fmt.Errorf("%s: %w: %d groups, at most %d are allowed", what, ErrTooLarge, n, MaxGroups)
 	}
 	for try := 0; ; try++ {
-		done, err := s.recoverOnce(ctx, what, req)
-		if !errors.Is(err, ErrStale) && !errors.Is(err, errCollected) {
+		gcCount, err := s.awaitGC(ctx, what)
+		if err != nil {
+			return Recovered{}, err
+		}
+		done, err := s.recoverOnce(ctx, what, req, gcCount)
+		if !errors.Is(err, ErrStale) {
 			return done, err
 		}
 		if err := pause(ctx, backoff(try)); err != nil {
@@ -67,11 +71,8 @@ func (s *Store) Recover(ctx context.Context, req RecoverRequest) (Recovered, err
 	}
 }
 
-func (s *Store) recoverOnce(ctx context.Context, what string, req RecoverRequest) (done Recovered, err error) {
-	gcCount, err := s.awaitGC(ctx, what)
-	if err != nil {
-		return done, err
-	}
+// recoverOnce is one try, valid while gc/count stays. ErrStale: try again.
+func (s *Store) recoverOnce(ctx context.Context, what string, req RecoverRequest, gcCount int64) (done Recovered, err error) {
 	for _, snap := range req.Snapshots {
 		up, err := s.PutSnapshot(ctx, snap)
 		if err != nil {

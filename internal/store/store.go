@@ -150,10 +150,7 @@ func (s *Store) dial() (*clientv3.Client, error) {
 		DialTimeout:          s.cfg.DialTimeout,
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 3 * time.Second,
-		// The client tries again every 25 ms or so. It is to give up before the
-		// call's time is over, because only then it says what is wrong.
-		MaxUnaryRetries: uint(max(2, s.cfg.Timeout/(50*time.Millisecond))),
-		Logger:          zap.NewNop(),
+		Logger:               zap.NewNop(),
 	})
 }
 

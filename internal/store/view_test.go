@@ -213,7 +213,7 @@ func TestUnreachableEtcdIsNamed(t *testing.T) {
 	endpoint := "unix://" + filepath.Join(t.TempDir(), "nobody")
 	s := openAt(t, Config{Endpoints: []string{endpoint}, Timeout: 200 * time.Millisecond})
 	_, err := s.View(t.Context())
-	wantErr(t, err, ErrUnavailable, endpoint, "read view")
+	wantErr(t, err, ErrUnavailable, endpoint, "read view", "connect: no such file")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err = s.Head(ctx)
@@ -383,6 +383,45 @@ func TestRecoverOverwritesOnlyWhatIsNamed(t *testing.T) {
 	if v := view(t, s); v.Groups["main"].Epoch != 6 || v.Fleet.Target != rev.Ref() {
 		t.Errorf("view %+v", v)
 	}
+}
+
+func TestI3_RecoverNeverLowersAnEpoch(t *testing.T) {
+	s := fleet(t)
+	f, err := s.Format(t.Context())
+	must(t, err)
+	for round := int64(0); round < 20; round++ {
+		var wg sync.WaitGroup
+		for i := range int64(4) {
+			wg.Go(func() {
+				_, err := s.Recover(t.Context(), RecoverRequest{
+					FleetID: f.FleetID, Replace: []string{"main"}, Groups: []rollout.Assignment{{Group: "main", Epoch: 4*round + i}},
+				})
+				if err != nil && !errors.Is(err, ErrConflict) {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if got := view(t, s).Groups["main"].Epoch; got != 4*round+3 {
+			t.Fatalf("epoch %d after %d was put", got, 4*round+3)
+		}
+	}
+}
+
+func TestRecoverStopsOnGC(t *testing.T) {
+	s := fleet(t)
+	f, err := s.Format(t.Context())
+	must(t, err)
+	count, err := s.awaitGC(t.Context(), "test")
+	must(t, err)
+	gc(t, s)
+	req := RecoverRequest{FleetID: f.FleetID, Groups: []rollout.Assignment{{Group: "main", Epoch: 1}}}
+	unchanged(t, s, func() {
+		_, err := s.recoverOnce(t.Context(), "test", req, count)
+		wantErr(t, err, ErrStale)
+	})
+	_, err = s.Recover(t.Context(), req)
+	must(t, err)
 }
 
 func TestNamesAreSafeInKeys(t *testing.T) {

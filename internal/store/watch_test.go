@@ -372,3 +372,24 @@ func (b *blackhole) swallow() {
 		h.mu.Unlock()
 	}
 }
+
+// Events that were on their way while the state was read again are older than
+// what was read.
+func TestWatchDoesNotGoBackToOldEvents(t *testing.T) {
+	s := fleet(t)
+	rawPut(t, s, "groups/main", assignment(1))
+	resp, err := raw(t, s).Get(t.Context(), s.key("groups/main"))
+	must(t, err)
+	rawPut(t, s, "groups/main", assignment(2))
+	var last GroupState
+	w := &groupWatch{s: s, group: "main", fn: func(g GroupState) { last = g }}
+	if _, _, err := w.read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if w.event([]*clientv3.Event{{Type: clientv3.EventTypePut, Kv: resp.Kvs[0]}}) {
+		t.Error("an old event asks for a read")
+	}
+	if !epoch(2)(last) {
+		t.Errorf("state %+v", last)
+	}
+}

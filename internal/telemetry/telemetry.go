@@ -193,7 +193,7 @@ func (t *Telemetry) logs(ctx context.Context, cfg Config, res *resource.Resource
 		t.closers = append(t.closers, lp.Shutdown)
 		h = slog.NewMultiHandler(h, otelslog.NewHandler(scope, otelslog.WithLoggerProvider(lp)))
 	}
-	t.Logger = slog.New(h).With("instance", cfg.Instance, "group", cfg.Group)
+	t.Logger = slog.New(h)
 	return nil
 }
 

@@ -5,26 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"routerd.dev/internal/buildinfo"
 	"routerd.dev/internal/route"
-)
-
-// baseCapability stands for what every build has known: hosts, methods, path
-// and prefix patterns of whole segments, priority, upstreams over http, tests.
-const baseCapability = "route/1"
-
-// What a table can need beside the base. A name says what, its number which
-// version of it. middleware/<kind>/1 joins them for each kind that is used.
-const (
-	capMixed    = "match/mixed/1"  // segments that mix text and parameters
-	capHeader   = "match/header/1" // conditions on headers
-	capQuery    = "match/query/1"
-	capCookie   = "match/cookie/1"
-	capClient   = "match/client/1" // conditions on the client's address
-	capRegexp   = "match/regexp/1" // conditions by RE2 expression
-	capProxy    = "action/proxy/1"
-	capRespond  = "action/respond/1"
-	capRedirect = "action/redirect/1"
-	capTLS      = "upstream/tls/1" // https targets
 )
 
 // Capabilities returns what a build must be able to do to serve t, sorted.
@@ -40,18 +22,13 @@ func Capabilities(t *route.Table) []string {
 // Supported returns what this codec and an engine with the given kinds of
 // middleware can do, sorted: what Manifest.Missing is asked with.
 func Supported(kinds []string) []string {
-	out := []string{
-		baseCapability, capMixed, capHeader, capQuery, capCookie, capClient, capRegexp,
-		capProxy, capRespond, capRedirect, capTLS,
-	}
+	out := buildinfo.Capabilities()
 	for _, k := range kinds {
-		out = append(out, middlewareCapability(k))
+		out = append(out, buildinfo.Middleware(k))
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }
-
-func middlewareCapability(kind string) string { return "middleware/" + kind + "/1" }
 
 func moduleCapabilities(m *route.Module) []string {
 	set := map[string]struct{}{}
@@ -59,7 +36,7 @@ func moduleCapabilities(m *route.Module) []string {
 	kind := "" // the last one seen, for most routes of a module use the same
 	need := func(k string) {
 		if k != "" && k != kind {
-			set[middlewareCapability(k)] = struct{}{}
+			set[buildinfo.Middleware(k)] = struct{}{}
 			kind = k
 		}
 	}
@@ -87,8 +64,8 @@ func moduleCapabilities(m *route.Module) []string {
 		}
 	}
 	for name, needed := range map[string]bool{
-		capHeader: header, capQuery: query, capCookie: cookie, capClient: client, capRegexp: regexp,
-		capMixed: mixed, capProxy: proxy, capRespond: respond, capRedirect: redirect, capTLS: tls,
+		buildinfo.MatchHeader: header, buildinfo.MatchQuery: query, buildinfo.MatchCookie: cookie, buildinfo.MatchClient: client, buildinfo.MatchRegexp: regexp,
+		buildinfo.Mixed: mixed, buildinfo.Proxy: proxy, buildinfo.Respond: respond, buildinfo.Redirect: redirect, buildinfo.UpstreamTLS: tls,
 	} {
 		if needed {
 			set[name] = struct{}{}

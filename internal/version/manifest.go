@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"routerd.dev/internal/buildinfo"
 	"routerd.dev/internal/route"
 )
 
@@ -217,7 +218,7 @@ func (r *reader) moduleEntry() ModuleEntry {
 
 // unionCapabilities joins sorted lists into one.
 func unionCapabilities(lists [][]string) []string {
-	set := map[string]struct{}{baseCapability: {}}
+	set := map[string]struct{}{buildinfo.Base: {}}
 	for _, l := range lists {
 		for _, c := range l {
 			set[c] = struct{}{}
