@@ -13,6 +13,13 @@ type Binaries struct {
 	RouterdPath, RoutectlPath, EtcdPath string
 }
 
+// In returns the binaries that were built into dir.
+func In(dir string) Binaries {
+	return Binaries{
+		RouterdPath: filepath.Join(dir, "routerd"), RoutectlPath: filepath.Join(dir, "routectl"), EtcdPath: filepath.Join(dir, "etcd"),
+	}
+}
+
 // Build builds routerd, routectl and a real etcd from the module's own
 // dependencies into dir.
 func Build(dir string) (Binaries, error) {
@@ -20,9 +27,7 @@ func Build(dir string) (Binaries, error) {
 	if err != nil {
 		return Binaries{}, fmt.Errorf("find the project's root: %w", err)
 	}
-	b := Binaries{
-		RouterdPath: filepath.Join(dir, "routerd"), RoutectlPath: filepath.Join(dir, "routectl"), EtcdPath: filepath.Join(dir, "etcd"),
-	}
+	b := In(dir)
 	for pkg, out := range map[string]string{
 		"./cmd/routerd": b.RouterdPath, "./cmd/routectl": b.RoutectlPath, "go.etcd.io/etcd/server/v3": b.EtcdPath,
 	} {

@@ -295,3 +295,28 @@ func TestReasonsAreOneBoundedLine(t *testing.T) {
 		}
 	})
 }
+
+func TestI10_AnotherFleetIsNotFollowed(t *testing.T) {
+	for _, fleet := range []string{"other", ""} {
+		c := newCore("me", "g")
+		now := time.Unix(1000, 0)
+		c.admitted = true
+		c.built(ref(1).Digest)
+		c.built(ref(2).Digest)
+		r := assigned(1, 1, now)
+		c.saw(r, now)
+		c.switched(c.plan(now).swap, now)
+
+		r = assigned(9, 2, now) // all else about it is as it should be
+		r.fleet = fleet
+		c.saw(r, now)
+		if p := c.plan(now); !p.confirm || p.swap != nil {
+			t.Fatalf("fleet %q: %+v", fleet, p)
+		}
+		r.confirmed, r.after = true, c.records
+		c.saw(r, now)
+		if p := c.plan(now); c.frozen == "" || p.swap != nil || p.ready.Nonce != "" {
+			t.Fatalf("fleet %q: frozen %q, %+v", fleet, c.frozen, p)
+		}
+	}
+}

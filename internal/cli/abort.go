@@ -18,7 +18,8 @@ func newAbortCmd(c *command) *cobra.Command {
 		Long: `End a switch that is under way, or the one named. Nothing that was not committed
 yet will be: an abort that this command acknowledged always wins. The target
 goes back to what it was.`,
-		Args: usage(cobra.MaximumNArgs(1)),
+		Example: `  routectl abort -m "the wrong file"`,
+		Args:    usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStore(func(s *store.Store) error {
 				v, err := s.View(cmd.Context())
@@ -35,13 +36,17 @@ goes back to what it was.`,
 				if i, err = s.PutIntent(cmd.Context(), i, nil, v.Fleet.Target); err != nil {
 					return err
 				}
-				c.say("aborted; routectl status shows who serves what")
-				return nil
+				return c.print(asked{i.ID}, func(t *table) { t.line("aborted; routectl status shows who serves what") })
 			})
 		},
 	}
 	cmd.Flags().StringVarP(&message, "message", "m", "", "why, for the audit log")
 	return cmd
+}
+
+// asked is what abort and retire give with -o: the id of the intent.
+type asked struct {
+	Rollout string `json:"rollout"`
 }
 
 func newRetireCmd(c *command) *cobra.Command {
@@ -51,6 +56,7 @@ func newRetireCmd(c *command) *cobra.Command {
 		Short: "Forget a group that has no instances any more",
 		Long: `Forget a group that has no instances any more, so that switches of the whole
 fleet do not wait for it. A group with a registered instance is kept.`,
+		Example:           `  routectl retire old-edge -m "moved to edge-2"`,
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: c.completeGroups,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -66,11 +72,10 @@ fleet do not wait for it. A group with a registered instance is kept.`,
 					return fail(ExitFailed, fmt.Errorf("group %s has %s", args[0], plural(n, "registered instance")), "stop them first")
 				}
 				i := rollout.Intent{Kind: rollout.IntentRetire, Groups: args, By: c.env.author(), Message: message}
-				if _, err := s.PutIntent(cmd.Context(), i, nil, v.Fleet.Target); err != nil {
+				if i, err = s.PutIntent(cmd.Context(), i, nil, v.Fleet.Target); err != nil {
 					return err
 				}
-				c.say("asked for group %s to be forgotten", args[0])
-				return nil
+				return c.print(asked{i.ID}, func(t *table) { t.line("asked for group %s to be forgotten", args[0]) })
 			})
 		},
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -18,8 +19,13 @@ func newAuditCmd(c *command) *cobra.Command {
 		Short: "List who did what and why, newest first",
 		Long: `List who did what and why, newest first. Every entry was written in the
 transaction that did it, so nothing happened without one.`,
+		Example: `  routectl audit -n 10
+  routectl audit -n 0 -o json`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 0 {
+				return fail(ExitUsage, errors.New("--limit must not be negative"), "0 lists all")
+			}
 			return c.withStore(func(s *store.Store) error {
 				entries, _, err := s.Audit(cmd.Context(), limit, "")
 				if err != nil {

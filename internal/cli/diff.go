@@ -25,7 +25,7 @@ the target. With --exit-code, differences end with code 6.`,
 		Example: `  routectl diff 41 42
   routectl diff -f shop.yaml --exit-code`,
 		Args:              usage(cobra.MaximumNArgs(2)),
-		ValidArgsFunction: c.completeRevisions,
+		ValidArgsFunction: c.completeRevisions(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(files) == 0) == (len(args) == 0) {
 				return fail(ExitUsage, errors.New("name revisions, or files with -f"), "routectl diff A B, or routectl diff -f PATH")

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"routerd.dev/internal/route"
 	"routerd.dev/internal/store"
@@ -17,19 +19,32 @@ func (e Env) explain(err error) {
 	}
 	var problems route.Problems
 	if errors.As(err, &problems) {
+		problems = inOrder(problems)
 		for _, p := range problems.Warnings() {
 			fmt.Fprintf(e.Stderr, "warning: %v\n", p)
 		}
 		for _, p := range problems.Errors() {
 			fmt.Fprintf(e.Stderr, "error: %v\n", p)
 		}
-		fmt.Fprintf(e.Stderr, "routectl: %s; nothing was changed\n", plural(len(problems.Errors()), "problem"))
+		fmt.Fprintf(e.Stderr, "routectl: %s\n", plural(len(problems.Errors()), "problem"))
 		return
 	}
 	fmt.Fprintf(e.Stderr, "routectl: %v\n", err)
 	if hint := hintFor(err); hint != "" {
 		fmt.Fprintf(e.Stderr, "hint: %s\n", hint)
 	}
+}
+
+// inOrder sorts problems by their places; those without one come last.
+func inOrder(ps route.Problems) route.Problems {
+	ps = slices.Clone(ps)
+	slices.SortStableFunc(ps, func(a, b route.Problem) int {
+		if (a.Place.File == "") != (b.Place.File == "") {
+			return strings.Compare(b.Place.File, a.Place.File)
+		}
+		return cmp.Or(strings.Compare(a.Place.File, b.Place.File), cmp.Compare(a.Place.Line, b.Place.Line), cmp.Compare(a.Place.Column, b.Place.Column))
+	})
+	return ps
 }
 
 // hintFor says the way out, where there is one that the error does not name
@@ -41,6 +56,12 @@ func hintFor(err error) string {
 		return coded.hint
 	case errors.Is(err, store.ErrNotInitialized):
 		return "routectl init makes the fleet; --prefix and --endpoints say where it is"
+	case errors.Is(err, store.ErrUnavailable):
+		return "--endpoints or ROUTECTL_ENDPOINTS says where etcd is; what is served does not depend on it"
+	case errors.Is(err, store.ErrDenied):
+		return "docs/operations.md lists what a publisher's role needs"
+	case errors.Is(err, store.ErrConflict):
+		return "somebody changed it meanwhile: look again, and repeat the command"
 	case errors.Is(err, store.ErrBusy):
 		return "try again in a moment"
 	}

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"errors"
 
 	"routerd.dev/internal/route"
@@ -11,7 +10,7 @@ import (
 // The exit codes of routectl.
 const (
 	ExitDone        = 0 // done
-	ExitFailed      = 1 // failed: etcd, files, a refusal by an instance
+	ExitFailed      = 1 // failed: etcd, a file that cannot be read, a refusal by an instance
 	ExitUsage       = 2 // the command line is wrong
 	ExitInvalid     = 3 // the routes are wrong
 	ExitConflict    = 4 // somebody else changed it first, or a flag must allow it
@@ -47,8 +46,6 @@ func exitCode(err error) int {
 		return ExitInvalid
 	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrBusy):
 		return ExitConflict
-	case errors.Is(err, context.DeadlineExceeded):
-		return ExitNotReached
 	default:
 		return ExitFailed
 	}

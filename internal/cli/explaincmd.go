@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -66,7 +67,7 @@ without a host.`,
 	fs.StringVar(&client, "client", "", "the client's address")
 	fs.StringVar(&revName, "revision", "", "revision to ask; the target if absent")
 	fs.StringArrayVarP(&files, "file", "f", nil, "ask these route files instead, without etcd")
-	_ = cmd.RegisterFlagCompletionFunc("revision", c.completeRevisions)
+	_ = cmd.RegisterFlagCompletionFunc("revision", c.completeRevisions(math.MaxInt))
 	return cmd
 }
 

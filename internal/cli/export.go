@@ -18,9 +18,11 @@ func newExportCmd(c *command) *cobra.Command {
 		Short: "Write a revision as route files",
 		Long: `Write a revision as route files that publish back to the same digest: to
 standard output, a document a module, or with --dir a file a module.
--o json writes JSON.`,
+-o json writes JSON, which holds one module: name it, or use --dir.`,
+		Example: `  routectl export > all.yaml
+  routectl export 41 --dir routes/`,
 		Args:              usage(cobra.MaximumNArgs(1)),
-		ValidArgsFunction: c.completeRevisions,
+		ValidArgsFunction: c.completeRevisions(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStore(func(s *store.Store) error {
 				rev, t, err := c.fetch(cmd, s, args, module)
@@ -30,6 +32,10 @@ standard output, a document a module, or with --dir a file a module.
 				encode, ext := routefile.Encode, ".yaml"
 				if c.output == "json" {
 					encode, ext = routefile.EncodeJSON, ".json"
+				}
+				if ext == ".json" && dir == "" && len(t.Modules) != 1 {
+					return fail(ExitUsage, fmt.Errorf("revision %d has %s, and a JSON file holds one", rev.Number, plural(len(t.Modules), "module")),
+						"name one with --module, or write a file each with --dir")
 				}
 				for i, m := range t.Modules {
 					b, err := encode(m)
@@ -45,8 +51,8 @@ standard output, a document a module, or with --dir a file a module.
 					if i > 0 && ext == ".yaml" {
 						b = append([]byte("---\n"), b...)
 					}
-					if _, err := c.env.Stdout.Write(b); err != nil {
-						return fmt.Errorf("export module %s: %w", m.Name, err)
+					if err := c.write(b); err != nil {
+						return err
 					}
 				}
 				if dir != "" {

@@ -14,9 +14,12 @@ func newGCCmd(c *command) *cobra.Command {
 		Long: `Delete old revisions that nothing needs, with their chunks, and old rollouts and
 audit entries. What a group, a rollout or an instance names is never deleted,
 nor what somebody is publishing.`,
+		Example: `  routectl gc
+  routectl gc --keep 20`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(func(s *store.Store) error {
+				c.doing("collecting")
 				got, err := s.GC(cmd.Context(), c.env.author(), keep)
 				if err != nil {
 					return err

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,8 +15,15 @@ func newHistoryCmd(c *command) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "history",
 		Short: "List the published revisions, newest first",
-		Args:  usage(cobra.NoArgs),
+		Long: `List the published revisions, newest first, with who published them and why.
+What gc deleted is not listed.`,
+		Example: `  routectl history
+  routectl history -n 0 -o json`,
+		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 0 {
+				return fail(ExitUsage, errors.New("--limit must not be negative"), "0 lists all")
+			}
 			return c.withStore(func(s *store.Store) error {
 				ctx := cmd.Context()
 				fleet, err := s.Fleet(ctx)

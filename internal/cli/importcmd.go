@@ -15,10 +15,11 @@ import (
 
 func newImportCmd(c *command) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "import",
-		Short: "Make route files of what other tools know",
-		Args:  onlyCommands,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:     "import",
+		Short:   "Make route files of what other tools know",
+		Example: `  routectl import table api.txt --module api --respond`,
+		Args:    onlyCommands,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newImportTableCmd(c))
 	return cmd
@@ -81,8 +82,8 @@ with its own name, for trying a table out.`,
 			if err != nil {
 				return err
 			}
-			if _, err := c.env.Stdout.Write(b); err != nil {
-				return fmt.Errorf("write the route file: %w", err)
+			if err := c.write(b); err != nil {
+				return err
 			}
 			c.say("%s of module %s", plural(len(m.Routes), "route"), module)
 			return nil

@@ -11,7 +11,10 @@ func newInitCmd(c *command) *cobra.Command {
 		Use:   "init",
 		Short: "Make an empty fleet under the prefix",
 		Long: `Make an empty fleet under the prefix. A fleet that exists is left as it is, so
-init can be run again.`,
+init can be run again. An instance that starts without a state of its own makes
+the fleet too, so init is only needed where instances may not write there.`,
+		Example: `  routectl init
+  routectl init --prefix /staging/routes`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(func(s *store.Store) error {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"routerd.dev/internal/yamlfile"
 )
@@ -17,7 +18,9 @@ func (c *command) print(value any, show func(w *table)) error {
 	case "json":
 		b, err = yamlfile.EncodeJSON(value)
 	case "yaml":
-		b, err = yamlfile.Encode(value)
+		if b, err = yamlfile.Encode(value); c.printed {
+			b = append([]byte("---\n"), b...)
+		}
 	default:
 		w := &table{}
 		w.tabs = tabwriter.NewWriter(&w.out, 0, 8, 2, ' ', 0)
@@ -29,13 +32,55 @@ func (c *command) print(value any, show func(w *table)) error {
 	if err != nil {
 		return fmt.Errorf("write output: %w", err)
 	}
-	_, err = c.env.Stdout.Write(b)
-	return err
+	c.printed = true
+	return c.write(b)
+}
+
+// write puts data on standard output.
+func (c *command) write(b []byte) error {
+	c.doing("")
+	if _, err := c.env.Stdout.Write(b); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	return nil
 }
 
 // say tells a person something, on standard error.
 func (c *command) say(format string, args ...any) {
+	c.talk.Lock()
+	defer c.talk.Unlock()
+	c.quiet()
 	fmt.Fprintf(c.env.Stderr, format+"\n", args...)
+}
+
+// noticeable is how long something may take before a person is told what it is.
+const noticeable = time.Second
+
+// doing notes what is being done from now on, which is said if it takes long
+// and nothing else is said meanwhile; "" for nothing.
+func (c *command) doing(format string, args ...any) {
+	c.talk.Lock()
+	defer c.talk.Unlock()
+	c.quiet()
+	if format == "" {
+		return
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(noticeable, func() {
+		c.talk.Lock()
+		defer c.talk.Unlock()
+		if c.slow == timer { // it may have ended while this waited
+			fmt.Fprintf(c.env.Stderr, format+" …\n", args...)
+		}
+	})
+	c.slow = timer
+}
+
+func (c *command) quiet() {
+	if c.slow != nil {
+		c.slow.Stop()
+		c.slow = nil
+	}
 }
 
 // A table is output in aligned columns.

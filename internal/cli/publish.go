@@ -27,19 +27,10 @@ type publishing struct {
 	waiting
 }
 
-// published is what `publish -o json` gives without --wait.
-type published struct {
-	Revision int64           `json:"revision"`
-	Digest   version.Digest  `json:"digest"`
-	Changed  bool            `json:"changed"` // false when it was live already
-	Rollout  string          `json:"rollout,omitempty"`
-	Uploaded *store.Uploaded `json:"uploaded,omitempty"`
-}
-
 func newPublishCmd(c *command) *cobra.Command {
 	var p publishing
 	cmd := &cobra.Command{
-		Use:   "publish -f PATH… -m MESSAGE",
+		Use:   "publish -f PATH… [-m MESSAGE]",
 		Short: "Publish route files as a new revision and switch the fleet to it",
 		Long: `Publish route files as a new revision and switch the fleet to it.
 
@@ -53,6 +44,13 @@ is live already makes no revision and no switch.`,
   generate | routectl publish -f - -m "from the generator" --expect 41`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var intent *rollout.Intent
+			if !p.noSwitch {
+				intent = &rollout.Intent{Kind: rollout.IntentSwitch}
+				if err := p.apply(intent); err != nil {
+					return err
+				}
+			}
 			mods, err := c.readFiles(p.files)
 			if err != nil {
 				return err
@@ -60,7 +58,7 @@ is live already makes no revision and no switch.`,
 			if p.module != "" && (len(mods) != 1 || mods[0].Name != p.module) {
 				return fail(ExitInvalid, fmt.Errorf("the files hold %s, not just module %s", moduleNames(mods), p.module), "")
 			}
-			return c.withStore(func(s *store.Store) error { return c.publish(cmd.Context(), s, p, mods) })
+			return c.withStore(func(s *store.Store) error { return c.publish(cmd.Context(), s, p, mods, intent) })
 		},
 	}
 	fs := cmd.Flags()
@@ -80,31 +78,30 @@ is live already makes no revision and no switch.`,
 // in between. Each time it composes on what the other one made.
 const maxComposes = 5
 
-func (c *command) publish(ctx context.Context, s *store.Store, p publishing, mods []*route.Module) error {
+func (c *command) publish(ctx context.Context, s *store.Store, p publishing, mods []*route.Module, intent *rollout.Intent) error {
 	for try := 1; ; try++ {
 		fleet, err := s.Fleet(ctx)
 		if err != nil {
 			return err
 		}
 		if p.expect != 0 && fleet.Target.Number != p.expect {
-			return fail(ExitConflict, fmt.Errorf("the target is revision %s, not %d: somebody published meanwhile", dash(fleet.Target.Number), p.expect),
+			if fleet.Target.IsZero() {
+				return fail(ExitConflict, fmt.Errorf("there is no target yet, and so not revision %d", p.expect), "leave --expect out to publish the first")
+			}
+			return fail(ExitConflict, fmt.Errorf("the target is revision %d, not %d: somebody published meanwhile", fleet.Target.Number, p.expect),
 				fmt.Sprintf("routectl diff %d target shows what changed", p.expect))
 		}
 		snap, err := c.compose(ctx, s, fleet.Target, p, mods)
 		if err != nil {
 			return err
 		}
-		req := store.PublishRequest{Snapshot: snap, Parent: fleet.Target, Author: c.env.author(), Message: p.message}
-		if !p.noSwitch {
-			req.Intent = &rollout.Intent{Kind: rollout.IntentSwitch}
-			if err := p.apply(req.Intent); err != nil {
-				return err
-			}
-		}
-		done, err := s.Publish(ctx, req)
+		c.doing("publishing")
+		done, err := s.Publish(ctx, store.PublishRequest{
+			Snapshot: snap, Parent: fleet.Target, Author: c.env.author(), Message: p.message, Intent: intent,
+		})
 		switch {
 		case errors.Is(err, store.ErrNothingChanged):
-			return c.print(published{Revision: fleet.Target.Number, Digest: snap.Digest}, func(t *table) {
+			return c.print(outcome{Revision: fleet.Target.Number, Digest: snap.Digest}, func(t *table) {
 				t.line("revision %d has exactly this and is served already; nothing was published", fleet.Target.Number)
 			})
 		case errors.Is(err, store.ErrConflict) && p.expect == 0 && try < maxComposes:
@@ -124,13 +121,12 @@ func (c *command) compose(ctx context.Context, s *store.Store, target version.Re
 		return nil, err
 	}
 	next := version.Compose(base, mods, p.all)
+	c.doing("checking %s of %s", plural(countRoutes(next), "route"), plural(len(next.Modules), "module"))
 	problems := engine.Check(next)
 	if err := problems.Err(); err != nil {
 		return nil, err
 	}
-	for _, w := range problems.Warnings() {
-		c.say("warning: %v", w)
-	}
+	c.warn(problems)
 	if reasons := version.Shrink(base, next); len(reasons) > 0 && !p.allowShrink {
 		return nil, fail(ExitConflict, fmt.Errorf("this takes much away: %s", strings.Join(reasons, "; ")),
 			"routectl diff -f shows it; --allow-shrink allows it")
@@ -142,12 +138,12 @@ func (c *command) reportPublished(ctx context.Context, s *store.Store, p publish
 	rev := done.Revision
 	c.say("published revision %d (%s): %s, %s sent (%d bytes), %d were there", rev.Number, rev.Digest.Short(),
 		plural(rev.Routes, "route"), plural(done.Uploaded.Chunks, "chunk"), done.Uploaded.Bytes, done.Uploaded.Known)
-	if p.wait {
-		return c.finish(ctx, s, done.Intent.ID, p.waiting, "switched")
-	}
-	out := published{Revision: rev.Number, Digest: rev.Digest, Changed: true, Uploaded: &done.Uploaded}
+	out := outcome{Revision: rev.Number, Digest: rev.Digest, Changed: true, Uploaded: &done.Uploaded}
 	if done.Intent != nil {
 		out.Rollout = done.Intent.ID
+	}
+	if p.wait {
+		return c.conclude(ctx, s, out, p.waiting, "switched")
 	}
 	return c.print(out, func(t *table) {
 		if done.Intent == nil {
@@ -156,6 +152,14 @@ func (c *command) reportPublished(ctx context.Context, s *store.Store, p publish
 			t.line("revision %d is being prepared; routectl status --watch follows it", rev.Number)
 		}
 	})
+}
+
+func countRoutes(t *route.Table) int {
+	n := 0
+	for _, m := range t.Modules {
+		n += len(m.Routes)
+	}
+	return n
 }
 
 func moduleNames(mods []*route.Module) string {

@@ -25,8 +25,10 @@ and takes milliseconds. It does not wait for stragglers longer than a second.
 
 The revision gone back to becomes the target, so nobody's later publish brings
 back what was taken back. A second rollback goes further back.`,
+		Example: `  routectl rollback --wait -m "500s on /orders"
+  routectl rollback 41 --group main`,
 		Args:              usage(cobra.MaximumNArgs(1)),
-		ValidArgsFunction: c.completeRevisions,
+		ValidArgsFunction: c.completeRevisions(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStore(func(s *store.Store) error {
 				ctx := cmd.Context()
@@ -47,6 +49,13 @@ back what was taken back. A second rollback goes further back.`,
 					rev, err := revision(ctx, s, args[0])
 					if err != nil {
 						return err
+					}
+					if served, err := servedAlready(ctx, s, rev.Ref(), groups); err != nil {
+						return err
+					} else if served {
+						return c.print(outcome{Revision: rev.Number, Digest: rev.Digest}, func(t *table) {
+							t.line("revision %d is what is served already; nothing was switched", rev.Number)
+						})
 					}
 					intent.To = rev.Ref()
 				} else if !anyBack(v, groups) {

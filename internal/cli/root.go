@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"charm.land/fang/v2"
@@ -19,13 +20,17 @@ import (
 
 // command is what every command of one invocation shares.
 type command struct {
-	env    Env
-	output string // table, json or yaml
+	env     Env
+	output  string // table, json or yaml
+	printed bool   // a value: another YAML document needs a separator
 
 	endpoints             []string
 	prefix                string
 	user, password        string
 	caFile, cert, keyFile string
+
+	talk sync.Mutex  // held while something is said
+	slow *time.Timer // says what takes long; nil when nothing is being done
 }
 
 // New returns routectl with all its commands.
@@ -129,8 +134,8 @@ func (c *command) withStore(f func(*store.Store) error) error {
 	if err != nil {
 		return err
 	}
-	done := c.slowly("waiting for etcd at " + strings.Join(s.Endpoints(), ", "))
-	defer done()
+	c.doing("waiting for etcd at %s", strings.Join(s.Endpoints(), ", "))
+	defer c.doing("")
 	return errors.Join(f(s), s.Close())
 }
 

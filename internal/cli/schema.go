@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"routerd.dev/internal/middleware"
@@ -13,16 +11,16 @@ func newSchemaCmd(c *command) *cobra.Command {
 	return &cobra.Command{
 		Use:   "schema",
 		Short: "Write the JSON Schema of a route file, for editors",
-		Args:  usage(cobra.NoArgs),
+		Long: `Write the JSON Schema of a route file, with this build's middlewares. An editor
+that knows it completes field names and marks mistakes; validate finds the rest.`,
+		Example: `  routectl schema > route-file.json`,
+		Args:    usage(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			b, err := routefile.Schema(MiddlewareKinds()...)
 			if err != nil {
 				return err
 			}
-			if _, err := c.env.Stdout.Write(b); err != nil {
-				return fmt.Errorf("write the schema: %w", err)
-			}
-			return nil
+			return c.write(b)
 		},
 	}
 }

@@ -27,8 +27,11 @@ func newShowCmd(c *command) *cobra.Command {
 		Long: `Show a revision: who published it and why, and its routes in the order in
 which they are tried. REVISION is a number, target (the default), committed or
 head.`,
+		Example: `  routectl show
+  routectl show 41 --module shop
+  routectl show head -o json`,
 		Args:              usage(cobra.MaximumNArgs(1)),
-		ValidArgsFunction: c.completeRevisions,
+		ValidArgsFunction: c.completeRevisions(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStore(func(s *store.Store) error {
 				rev, t, err := c.fetch(cmd, s, args, module)

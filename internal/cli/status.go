@@ -44,7 +44,7 @@ type instanceStatus struct {
 	Group       string            `json:"group"`
 	Address     string            `json:"address,omitempty"`
 	Version     string            `json:"version,omitempty"`
-	Serving     *rollout.Serving  `json:"serving,omitempty"`
+	Serving     *rollout.Serving  `json:"serving"` // null while it serves nothing
 	Holds       []version.Digest  `json:"holds"`
 	Stale       string            `json:"stale"` // why what it knows may be old; empty when it is fresh
 	Frozen      string            `json:"frozen,omitempty"`
@@ -61,7 +61,12 @@ func newStatusCmd(c *command) *cobra.Command {
 		Use:   "status",
 		Short: "Say who serves what",
 		Long: `Say who serves what: what each group was assigned, and what each instance says
-it serves. An instance that is behind, stale or frozen shows why.`,
+it serves. An instance that is behind, stale or frozen shows why.
+
+With --watch and -o json or yaml, one document follows the other.`,
+		Example: `  routectl status
+  routectl status --watch
+  routectl status -o json | jq '.instances[] | select(.stale != "")'`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(func(s *store.Store) error {
@@ -183,6 +188,9 @@ func (st fleetStatus) show(w *table) {
 		controller = "none elected"
 	}
 	w.line("fleet %s  target %s  committed %s  controller %s", st.Fleet, dash(st.Target.Number), dash(st.Committed.Number), controller)
+	if len(st.Instances) == 0 {
+		w.line("no instance is registered")
+	}
 	w.line("")
 	w.row("GROUP", "EPOCH", "REVISION", "DIGEST", "READY", "BACK")
 	for _, g := range st.Groups {
@@ -192,8 +200,10 @@ func (st fleetStatus) show(w *table) {
 		}
 		w.row(g.Group, g.Epoch, dash(g.Stable.Number), shortDigest(g.Stable.Digest), fmt.Sprintf("%d/%d%s", g.Ready, g.Registered, note), numbers(g.Back))
 	}
-	w.line("")
-	w.row("INSTANCE", "GROUP", "REVISION", "EPOCH", "SINCE", "STATE")
+	if len(st.Instances) > 0 {
+		w.line("")
+		w.row("INSTANCE", "GROUP", "REVISION", "EPOCH", "SINCE", "STATE")
+	}
 	for _, i := range st.Instances {
 		rev, epoch, since := "-", "-", "-"
 		if i.Serving != nil {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -26,10 +27,12 @@ func newSwitchCmd(c *command) *cobra.Command {
 it first; nothing switches before all are ready.
 
 For the whole fleet, the revision becomes the target that later publishes
-compose on. If it does not descend from the target, what it takes back is
-listed, and --take-back allows it.`,
+compose on. If it does not descend from the target, the modules that it takes
+back are listed, and --take-back allows it.`,
+		Example: `  routectl switch 42 --wait
+  routectl switch 42 --group canary -m "canary first"`,
 		Args:              usage(cobra.ExactArgs(1)),
-		ValidArgsFunction: c.completeRevisions,
+		ValidArgsFunction: c.completeRevisions(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStore(func(s *store.Store) error {
 				ctx := cmd.Context()
@@ -48,10 +51,7 @@ listed, and --take-back allows it.`,
 				if served, err := servedAlready(ctx, s, rev.Ref(), groups); err != nil {
 					return err
 				} else if served {
-					return c.print(struct {
-						Revision int64 `json:"revision"`
-						Changed  bool  `json:"changed"`
-					}{rev.Number, false}, func(t *table) {
+					return c.print(outcome{Revision: rev.Number, Digest: rev.Digest}, func(t *table) {
 						t.line("revision %d is what is served already; nothing was switched", rev.Number)
 					})
 				}
@@ -70,7 +70,7 @@ listed, and --take-back allows it.`,
 				if !w.wait {
 					c.say("asked for the switch to revision %d; routectl status --watch follows it", rev.Number)
 				}
-				return c.finish(ctx, s, intent.ID, w, "switched")
+				return c.conclude(ctx, s, outcome{Revision: rev.Number, Digest: rev.Digest, Changed: true, Rollout: intent.ID}, w, "switched")
 			})
 		},
 	}
@@ -119,7 +119,9 @@ func checkDescent(ctx context.Context, s *store.Store, rev version.Revision, tar
 			break
 		}
 		parent, err := s.Revision(ctx, at.Parent)
-		if err != nil {
+		if errors.Is(err, store.ErrNotFound) {
+			break // collected: where it came from is not known any more
+		} else if err != nil {
 			return fmt.Errorf("follow the parents of revision %d: %w", rev.Number, err)
 		}
 		at = parent

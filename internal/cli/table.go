@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 
@@ -19,12 +20,9 @@ import (
 // readFiles reads the modules of the files, folders and "-" that -f names. It
 // shows every problem of their form and fails if one is an error.
 func (c *command) readFiles(paths []string) ([]*route.Module, error) {
-	if len(paths) == 0 {
-		return nil, fail(ExitUsage, errors.New("no route file given"), "name files, folders or - with -f")
-	}
-	files, err := routefile.Read(paths, c.env.Stdin)
+	files, err := c.read(paths)
 	if err != nil {
-		return nil, fail(ExitInvalid, err, "")
+		return nil, err
 	}
 	mods, problems := routefile.Parse(files)
 	if err := problems.Err(); err != nil {
@@ -32,10 +30,36 @@ func (c *command) readFiles(paths []string) ([]*route.Module, error) {
 		more := engine.Check(&route.Table{Modules: mods})
 		return nil, append(problems, more...)
 	}
-	for _, w := range problems.Warnings() {
+	c.warn(problems)
+	return mods, nil
+}
+
+// read reads the files, folders and "-" that -f names.
+func (c *command) read(paths []string) ([]routefile.File, error) {
+	if len(paths) == 0 {
+		return nil, fail(ExitUsage, errors.New("no route file given"), "name files, folders or - with -f")
+	}
+	files, err := routefile.Read(paths, c.env.Stdin)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return nil, fail(ExitFailed, err, "")
+	case err != nil:
+		return nil, fail(ExitInvalid, err, "an empty source is never read as \"delete all\"")
+	}
+	return files, nil
+}
+
+// warn shows the warnings among problems.
+func (c *command) warn(problems route.Problems) {
+	const most = 20
+	warnings := inOrder(problems.Warnings())
+	for i, w := range warnings {
+		if i == most {
+			c.say("warning: and %d more like these", len(warnings)-most)
+			return
+		}
 		c.say("warning: %v", w)
 	}
-	return mods, nil
 }
 
 // loadRevision reads the table of a revision out of etcd, verified.
@@ -85,43 +109,55 @@ func revision(ctx context.Context, s *store.Store, arg string) (version.Revision
 	}
 	rev, err := s.Revision(ctx, n)
 	if errors.Is(err, store.ErrNotFound) {
-		return rev, fail(ExitFailed, fmt.Errorf("revision %d: %w", n, err), "routectl history lists the revisions")
+		return rev, fail(ExitFailed, fmt.Errorf("there is no revision %d", n), "routectl history lists the revisions")
 	}
 	return rev, err
 }
 
-// completeRevisions offers the newest revisions with their messages.
-func (c *command) completeRevisions(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	var out []string
-	if c.complete(cmd.Flags()) != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	err := c.withStore(func(s *store.Store) error {
-		revs, err := s.History(cmd.Context(), 20, 0)
-		for _, r := range revs {
-			out = append(out, fmt.Sprintf("%d\t%s", r.Number, r.Message))
+// A completion offers words for an argument or a flag.
+type completion func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
+
+// completeRevisions offers the newest revisions with their messages, for at
+// most so many arguments.
+func (c *command) completeRevisions(most int) completion {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) >= most {
+			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return err
-	})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
+		out, directive := c.offer(cmd, func(ctx context.Context, s *store.Store) (out []string, err error) {
+			revs, err := s.History(ctx, 20, 0)
+			for _, r := range revs {
+				out = append(out, fmt.Sprintf("%d\t%s", r.Number, r.Message))
+			}
+			return out, err
+		})
+		return out, directive | cobra.ShellCompDirectiveKeepOrder
 	}
-	return out, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 }
 
 // completeGroups offers the fleet's groups.
 func (c *command) completeGroups(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	var out []string
-	if c.complete(cmd.Flags()) != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	err := c.withStore(func(s *store.Store) error {
-		v, err := s.View(cmd.Context())
-		if err == nil {
-			out = sorted(v.Groups)
+	return c.offer(cmd, func(ctx context.Context, s *store.Store) ([]string, error) {
+		v, err := s.View(ctx)
+		if err != nil {
+			return nil, err
 		}
-		return err
+		return sorted(v.Groups), nil
 	})
+}
+
+// offer asks etcd for words, for a shell that waits: not for long.
+func (c *command) offer(cmd *cobra.Command, ask func(context.Context, *store.Store) ([]string, error)) (out []string, _ cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), 2*noticeable)
+	defer cancel()
+	err := c.complete(cmd.Flags()) // no PreRun before a completion
+	if err == nil {
+		err = c.withStore(func(s *store.Store) (err error) {
+			c.doing("") // a shell shows no talk
+			out, err = ask(ctx, s)
+			return err
+		})
+	}
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}

@@ -28,12 +28,15 @@ func newTestCmd(c *command) *cobra.Command {
 		Short: "Run the route tests of files and list what came of each",
 		Long: `Run the route tests of files and list what came of each. validate, publish and
 every instance run the same tests and refuse a revision that fails one.`,
+		Example: `  routectl test -f shop.yaml
+  routectl test -f routes/ -o json`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			mods, err := c.readFiles(files)
 			if err != nil {
 				return err
 			}
+			c.doing("compiling")
 			t := &route.Table{Modules: mods}
 			e, err := engine.Compile(cmd.Context(), version.Ref{}, t, nil, engine.Options{})
 			if err != nil {

@@ -1,7 +1,7 @@
 package cli
 
 import (
-	"errors"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,12 +26,16 @@ type problem struct {
 	Severity string `json:"severity"`
 	File     string `json:"file,omitempty"`
 	Line     int    `json:"line,omitempty"`
+	Column   int    `json:"column,omitempty"`
 	Module   string `json:"module,omitempty"`
 	Route    string `json:"route,omitempty"`
 	Field    string `json:"field,omitempty"`
 	Message  string `json:"message"`
 	Hint     string `json:"hint,omitempty"`
 }
+
+// valid replaces what is not UTF-8, which a wrong file may hold and JSON cannot.
+func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 func newValidateCmd(c *command) *cobra.Command {
 	var files []string
@@ -47,16 +51,14 @@ publish checks again, together with the other modules of the fleet.`,
   generate | routectl validate -f - -o json`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			if len(files) == 0 {
-				return fail(ExitUsage, errors.New("no route file given"), "name files, folders or - with -f")
-			}
-			read, err := routefile.Read(files, c.env.Stdin)
+			read, err := c.read(files)
 			if err != nil {
-				return fail(ExitInvalid, err, "")
+				return err
 			}
+			c.doing("checking")
 			mods, problems := routefile.Parse(read)
 			t := &route.Table{Modules: mods}
-			problems = append(problems, engine.Check(t)...)
+			problems = inOrder(append(problems, engine.Check(t)...))
 			out := checked{Valid: problems.Err() == nil, Modules: len(mods), Problems: []problem{}}
 			for _, m := range mods {
 				out.Routes += len(m.Routes)
@@ -74,7 +76,10 @@ publish checks again, together with the other modules of the fleet.`,
 				if p.Severity == route.Warning {
 					severity = "warning"
 				}
-				out.Problems = append(out.Problems, problem{severity, p.Place.File, p.Place.Line, p.Module, p.Route, p.Field, p.Message, p.Hint})
+				out.Problems = append(out.Problems, problem{
+					Severity: severity, File: valid(p.Place.File), Line: p.Place.Line, Column: p.Place.Column,
+					Module: valid(p.Module), Route: valid(p.Route), Field: valid(p.Field), Message: valid(p.Message), Hint: valid(p.Hint),
+				})
 			}
 			if c.output != "table" {
 				if err := c.print(out, nil); err != nil || out.Valid {
@@ -85,9 +90,7 @@ publish checks again, together with the other modules of the fleet.`,
 			if !out.Valid {
 				return problems
 			}
-			for _, w := range problems {
-				c.say("warning: %v", w)
-			}
+			c.warn(problems)
 			return c.print(out, func(w *table) {
 				w.line("valid: %s, %s, %s passed", plural(out.Modules, "module"), plural(out.Routes, "route"), plural(out.Tests, "test"))
 			})

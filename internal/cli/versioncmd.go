@@ -14,7 +14,10 @@ func newVersionCmd(c *command) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Say which build this is and what it can do",
-		Args:  usage(cobra.NoArgs),
+		Long: `Say which build this is and what it can do: instances refuse a revision that
+needs a capability they lack, so upgrade them before routectl.`,
+		Example: `  routectl version -o json`,
+		Args:    usage(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			v := struct {
 				Version      string   `json:"version"`

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,174 +48,286 @@ func (w *waiting) apply(i *rollout.Intent) error {
 	return nil
 }
 
-// reached is what a command that waited found at the end.
-type reached struct {
-	Rollout   string           `json:"rollout"`
-	Phase     rollout.Phase    `json:"phase"`
+// An outcome is what publish, switch, rollback and recover give with -o: what
+// was asked for and, with --wait, what came of it, also when it failed.
+type outcome struct {
 	Revision  int64            `json:"revision,omitempty"`
-	Epochs    map[string]int64 `json:"epochs,omitempty"`
-	Instances []string         `json:"instances"` // that serve it
-	Seconds   float64          `json:"seconds"`
+	Digest    version.Digest   `json:"digest,omitzero"`
+	Changed   bool             `json:"changed"`           // false: it was so already, nothing was asked for
+	Rollout   string           `json:"rollout,omitempty"` // its id
+	Uploaded  *store.Uploaded  `json:"uploaded,omitempty"`
+	Phase     rollout.Phase    `json:"phase,omitempty"`
+	Why       string           `json:"why,omitempty"`
+	Epochs    map[string]int64 `json:"epochs,omitempty"`    // what was committed, by group
+	Instances []string         `json:"instances,omitempty"` // that serve it
+	Behind    []behind         `json:"behind,omitempty"`    // that do not
+	Seconds   float64          `json:"seconds,omitempty"`
+
+	goals []int64 // the revisions that the groups went to
+}
+
+// behind is an instance that does not serve what it should, and why.
+type behind struct {
+	Instance string `json:"instance"`
+	Group    string `json:"group"`
+	Why      string `json:"why"`
+}
+
+// finish reports an intent that was put, and with --wait follows it to its end.
+func (c *command) finish(ctx context.Context, s *store.Store, id string, w waiting, what string) error {
+	return c.conclude(ctx, s, outcome{Changed: true, Rollout: id}, w, what)
+}
+
+// conclude prints what came of an intent that was put; with --wait at its end,
+// without as far as out says.
+func (c *command) conclude(ctx context.Context, s *store.Store, out outcome, w waiting, what string) error {
+	if !w.wait {
+		return c.print(out, func(*table) {})
+	}
+	start := c.env.Now()
+	err := c.follow(ctx, s, &out, w.timeout)
+	out.Seconds = c.env.Now().Sub(start).Seconds()
+	if err != nil && c.output == "table" {
+		return err
+	}
+	return errors.Join(err, c.print(out, func(t *table) {
+		served := "by " + plural(len(out.Instances), "instance")
+		if len(out.Instances) == 0 {
+			served = "by the first instance that comes: none is registered"
+		}
+		t.line("%s: %s is served %s after %.2f s", what, out.revisions(), served, out.Seconds)
+	}))
 }
 
 // A progress follows one rollout and says what is new about it.
 type progress struct {
-	c    *command
-	s    *store.Store
-	id   string
-	said map[string]string // the last word about each instance
-	head string            // the last word about the rollout
+	c     *command
+	s     *store.Store
+	out   *outcome
+	said  map[string]string // the last word about each instance
+	head  string            // the last word about the rollout
+	spoke time.Time         // when the last word was said
 }
 
-// follow waits until the rollout of this id ended well and every registered
-// instance of its groups serves what it committed. The error says who did not
-// get there and why.
-func (c *command) follow(ctx context.Context, s *store.Store, id string, timeout time.Duration) (reached, error) {
-	start := c.env.Now()
+// stillAfter is how long nothing may be new before the waiting is explained again.
+const stillAfter = 5 * time.Second
+
+// follow waits until the rollout that out names ended well and every
+// registered instance of its groups serves what it committed, and notes in out
+// what it found. The error says who did not get there and why.
+func (c *command) follow(ctx context.Context, s *store.Store, out *outcome, timeout time.Duration) error {
 	// The controller gives up at the timeout and says why: that answer is
 	// better than our own, so it gets a moment to arrive.
 	ctx, cancel := context.WithTimeout(ctx, timeout+2*time.Second)
 	defer cancel()
-	p := &progress{c: c, s: s, id: id, said: map[string]string{}}
+	p := &progress{c: c, s: s, out: out, said: map[string]string{}, spoke: c.env.Now()}
+	c.doing("")
 	const look = 50 * time.Millisecond // reports wake nobody
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	var last error
 	for {
-		res, done, err := p.look(ctx)
+		done, err := p.look(ctx)
 		if done {
-			res.Seconds = c.env.Now().Sub(start).Seconds()
-			return res, err
+			return err
 		}
-		if err != nil {
+		if ctx.Err() == nil { // else the look was cut short and knows nothing
 			last = err
+			p.still(err)
 		}
 		select {
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
-				return res, fail(ExitFailed, errors.New("interrupted; the switch goes on without you"), "routectl status --watch")
+				return fail(ExitFailed, errors.New("interrupted; what was asked for goes on"), "routectl status --watch follows it; routectl abort ends it")
 			}
-			return res, p.late(timeout, last)
+			return fail(ExitNotReached, fmt.Errorf("not every instance serves it after %v: %w", timeout, last),
+				"it may still get there: routectl status --watch; routectl rollback takes it back")
 		case <-tick.C:
 		}
 	}
 }
 
-// look reads where the rollout is. An error without done is passing trouble.
-func (p *progress) look(ctx context.Context) (reached, bool, error) {
-	r, err := p.s.Rollout(ctx, p.id)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		leader, err := p.s.Leader(ctx)
-		if err == nil && leader == "" {
-			err = errors.New("no controller is elected: start an instance with --controller")
-		}
-		if err != nil {
-			p.say(err.Error())
-		}
-		return reached{}, false, err
-	case err != nil:
-		p.say(err.Error())
-		return reached{}, false, err
-	}
-	res := reached{Rollout: r.ID, Phase: r.Phase, Revision: r.To.Number, Epochs: r.Epochs, Instances: []string{}}
+// look reads where the rollout is. The error says what is waited for, or, when
+// it is done, why it did not end well.
+func (p *progress) look(ctx context.Context) (done bool, err error) {
+	// The view first: when it has no intent any more, the rollout is there.
 	v, err := p.s.View(ctx)
 	if err != nil {
-		p.say(err.Error())
-		return res, false, err
+		return false, err
 	}
+	r, err := p.s.Rollout(ctx, p.out.Rollout)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return p.unanswered(ctx, v)
+	case err != nil:
+		return false, err
+	}
+	p.out.Phase, p.out.Why, p.out.Epochs = r.Phase, r.Why, r.Epochs
 	switch r.Phase {
-	case rollout.PhaseRefused, rollout.PhaseAborted:
-		return res, true, fail(ExitFailed, fmt.Errorf("%s: %s", r.Phase, r.Why), "nothing was switched; every instance serves what it served")
-	case rollout.PhaseSuperseded:
-		return res, true, fail(ExitConflict, fmt.Errorf("superseded by %s: %s", r.SupersededBy, r.Why), "routectl status --watch shows the later one")
-	}
-	behind := p.instances(v, r, &res)
-	if r.Phase == rollout.PhaseDone {
-		if behind == "" {
-			return res, true, nil
+	case rollout.PhaseAborted:
+		if r.Timeout > 0 && !r.Ended.Before(r.Started.Add(r.Timeout)) {
+			return true, fail(ExitNotReached, fmt.Errorf("given up after %v: %s", r.Timeout, r.Why), "nothing was switched; --timeout gives more time, --straggler wait any time")
 		}
-		return res, false, errors.New(behind)
+		return true, fail(ExitFailed, fmt.Errorf("aborted: %s", r.Why), "nothing was switched; every instance serves what it served")
+	case rollout.PhaseRefused:
+		return true, fail(ExitFailed, fmt.Errorf("refused: %s", r.Why), "nothing was switched; every instance serves what it served")
+	case rollout.PhaseSuperseded:
+		return true, fail(ExitConflict, fmt.Errorf("superseded: %s", r.Why), "routectl status --watch shows the later one")
 	}
-	why := string(r.Phase)
-	if r.Why != "" {
-		why += ": " + r.Why
+	p.say(phaseText(r))
+	p.instances(v, r)
+	if r.Phase == rollout.PhaseDone && len(p.out.Behind) == 0 {
+		return true, nil
 	}
-	p.say(why)
-	return res, false, errors.New(strings.TrimPrefix(why+"; "+behind, "; "))
+	return false, errors.New(p.missing(r))
 }
 
-// instances says what is new about each registered instance, notes who serves
-// what was committed, and returns who does not, and why.
-func (p *progress) instances(v *rollout.View, r rollout.Rollout, res *reached) string {
+// unanswered tells why there is no rollout yet, or that there never will be.
+func (p *progress) unanswered(ctx context.Context, v *rollout.View) (done bool, err error) {
+	asked := slices.ContainsFunc(v.Intents, func(i rollout.Intent) bool { return i.ID == p.out.Rollout })
+	if !asked {
+		return true, fail(ExitFailed, fmt.Errorf("etcd knows nothing of %s any more: it was restored from an older copy, or gc took it", p.out.Rollout),
+			"routectl status shows who serves what; routectl audit, what happened")
+	}
+	leader, err := p.s.Leader(ctx)
+	if err != nil {
+		return false, err
+	}
+	if leader == "" {
+		return false, errors.New("no controller is elected to carry it out: an instance with --controller has to run")
+	}
+	return false, fmt.Errorf("controller %s has not taken it up yet", leader)
+}
+
+func phaseText(r rollout.Rollout) string {
+	text := map[rollout.Phase]string{
+		rollout.PhasePending:    "waiting",
+		rollout.PhaseFirst:      r.First + " prepares it first",
+		rollout.PhasePreparing:  "every instance prepares it",
+		rollout.PhaseCommitting: "every instance holds it",
+		rollout.PhaseDone:       "committed",
+	}[r.Phase]
+	if r.Why != "" {
+		text += ": " + r.Why
+	}
+	return text
+}
+
+// instances says what is new about each registered instance, and notes who
+// serves what was committed and who does not.
+func (p *progress) instances(v *rollout.View, r rollout.Rollout) {
 	groups := r.Groups
-	if len(groups) == 0 {
+	switch {
+	case len(r.Epochs) > 0:
+		groups = sorted(r.Epochs)
+	case len(groups) == 0:
 		groups = sorted(v.Groups)
 	}
-	var behind []string
+	p.out.Instances, p.out.Behind = nil, nil
+	goals := map[int64]bool{}
 	for _, g := range groups {
+		goal := r.To
+		if to, ok := r.Goals[g]; ok {
+			goal = to
+		}
+		if goal.IsZero() {
+			goal = v.Groups[g].Stable
+		}
+		goals[goal.Number] = true
 		for _, name := range sorted(v.Ready[g]) {
-			report, state := v.Reports[name], "waiting"
-			switch epoch, ok := r.Epochs[g]; {
-			case ok && serves(report, epoch, v.Groups[g].Stable.Digest, r.To.Digest):
-				state = fmt.Sprintf("serves revision %d (epoch %d)", report.Serving.Revision, report.Serving.Epoch)
-				res.Instances = append(res.Instances, name)
-			case report.Frozen != "":
-				state = "frozen: " + report.Frozen
-			case ok:
-				state = "committed, not switched yet"
-			case report.Refused != nil && report.Refused.Nonce == r.Nonces[g]:
-				state = "refused: " + report.Refused.Why
-			case r.Nonces[g] != "" && v.Ready[g][name].Nonce == r.Nonces[g]:
-				state = "ready"
-			case report.Preparing != nil:
-				state = report.Preparing.Stage
-			}
-			if !strings.HasPrefix(state, "serves") {
-				behind = append(behind, name+": "+state)
+			state, there := instanceText(v, r, g, name, goal)
+			if there {
+				p.out.Instances = append(p.out.Instances, name)
+			} else {
+				p.out.Behind = append(p.out.Behind, behind{name, g, state})
 			}
 			if p.said[name] != state {
 				p.said[name] = state
-				p.c.say("  %-20s %-10s %s", name, g, state)
+				p.talk("  %-20s %-10s %s", name, g, state)
 			}
 		}
 	}
-	return strings.Join(behind, ", ")
+	p.out.goals = slices.Sorted(maps.Keys(goals))
+	if len(p.out.goals) == 1 {
+		p.out.Revision = p.out.goals[0]
+	}
 }
 
-// serves tells whether a report says that the instance serves the epoch, or a
-// later one of the same group. A later one may serve another digest by now.
-func serves(r rollout.Report, epoch int64, stable, to version.Digest) bool {
-	return r.Serving != nil && r.Serving.Epoch >= epoch &&
-		(r.Serving.Epoch > epoch || to.IsZero() || r.Serving.Digest == to || r.Serving.Digest == stable)
+// instanceText says how far an instance is, and whether it is there. One that
+// serves a later epoch is: it was there in between.
+func instanceText(v *rollout.View, r rollout.Rollout, group, name string, goal version.Ref) (state string, there bool) {
+	report, ready, nonce := v.Reports[name], v.Ready[group][name], r.Nonces[group]
+	s, epoch := report.Serving, r.Epochs[group]
+	switch {
+	case epoch > 0 && s != nil && s.Epoch > epoch:
+		return fmt.Sprintf("serves revision %d by now (epoch %d)", s.Revision, s.Epoch), true
+	case epoch > 0 && s != nil && s.Epoch == epoch && s.Digest == goal.Digest, r.Phase == rollout.PhaseDone && epoch == 0 && s != nil && s.Digest == goal.Digest:
+		return fmt.Sprintf("serves revision %d (epoch %d)", s.Revision, s.Epoch), true
+	case report.Frozen != "":
+		return "frozen: " + report.Frozen, false
+	case epoch > 0 && s != nil && s.Epoch == epoch:
+		return fmt.Sprintf("keeps revision %d: quarantined or pinned, see status", s.Revision), false
+	case epoch > 0 && report.Stale != "":
+		return "committed, not switched yet: " + report.Stale, false
+	case epoch > 0:
+		return "committed, not switched yet", false
+	case nonce != "" && ready.Nonce == nonce && ready.Refused:
+		return "refused: " + ready.Why, false
+	case nonce != "" && ready.Nonce == nonce:
+		return "ready", false
+	case report.Preparing != nil && report.Preparing.Nonce == nonce:
+		return report.Preparing.Stage, false
+	case report.Stale != "":
+		return "not ready: " + report.Stale, false
+	}
+	return "waiting", false
 }
 
+// missing says what is waited for.
+func (p *progress) missing(r rollout.Rollout) string {
+	var parts []string
+	for _, b := range p.out.Behind {
+		parts = append(parts, b.Instance+": "+b.Why)
+	}
+	if r.Phase != rollout.PhaseDone || len(parts) == 0 {
+		parts = append([]string{phaseText(r)}, parts...)
+	}
+	return strings.Join(parts, "; ")
+}
+
+func (p *progress) talk(format string, args ...any) {
+	p.spoke = p.c.env.Now()
+	p.c.say(format, args...)
+}
+
+// say tells where the rollout is, once.
 func (p *progress) say(head string) {
 	if p.head != head {
 		p.head = head
-		p.c.say("%s", head)
+		p.talk("%s", head)
 	}
 }
 
-func (p *progress) late(timeout time.Duration, last error) error {
-	why := "no answer from etcd"
-	if last != nil {
-		why = last.Error()
+// still says again what is waited for when nothing was new for a while.
+func (p *progress) still(why error) {
+	if why != nil && p.c.env.Now().Sub(p.spoke) >= stillAfter {
+		p.talk("still waiting: %v", why)
 	}
-	return fail(ExitNotReached, fmt.Errorf("not every instance serves it after %v: %s", timeout, why),
-		"it may still get there: routectl status --watch; routectl rollback takes it back")
 }
 
-// finish reports an intent that was put, and with --wait follows it to its end.
-func (c *command) finish(ctx context.Context, s *store.Store, id string, w waiting, what string) error {
-	if !w.wait {
-		return nil
+// revisions names what the groups serve now: one revision, but a rollback may
+// have taken groups to different ones.
+func (o outcome) revisions() string {
+	numbers := o.goals
+	if len(numbers) == 0 {
+		numbers = []int64{o.Revision}
 	}
-	res, err := c.follow(ctx, s, id, w.timeout)
-	if err != nil {
-		return err
+	parts := make([]string, len(numbers))
+	for i, n := range numbers {
+		parts[i] = itoa(n)
 	}
-	return c.print(res, func(t *table) {
-		t.line("%s: revision %d is served by %s after %.2f s", what, res.Revision, plural(len(res.Instances), "instance"), res.Seconds)
-	})
+	if len(parts) == 1 {
+		return "revision " + parts[0]
+	}
+	return "revisions " + strings.Join(parts, ", ")
 }

@@ -162,7 +162,7 @@ func (i *instance) buildControl() (err error) {
 	}
 	capabilities := engine.Capabilities()
 	who := rollout.Instance{
-		Instance: i.cfg.Instance, Group: i.cfg.Group, Address: i.fronts[0].net.Addr().String(),
+		Instance: i.cfg.Instance, Group: i.cfg.Group, Boot: i.state.boot, Former: i.state.former, Address: i.fronts[0].net.Addr().String(),
 		Version: buildinfo.Version(), Capabilities: capabilities,
 	}
 	if len(i.admin) > 0 {

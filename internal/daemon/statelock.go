@@ -1,15 +1,24 @@
 package daemon
 
 import (
+	"crypto/rand"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
 // A stateLock keeps a second process out of a state directory. The kernel
-// takes it back when the process ends, however it ends.
-type stateLock struct{ file *os.File }
+// takes it back when the process ends, however it ends, so whoever gets the
+// lock knows that the process before it is dead: its place in the fleet is
+// free at once, and not only when its lease has ended.
+type stateLock struct {
+	file   *os.File
+	boot   string // id of this process
+	former string // id of the process before it, which is dead; empty if unknown
+}
 
 // lockState makes the directory if needed and locks it.
 func lockState(dir string) (*stateLock, error) {
@@ -25,7 +34,38 @@ func lockState(dir string) (*stateLock, error) {
 		f.Close()
 		return nil, fmt.Errorf("state-dir %s: another routerd uses it (%w): each instance needs its own", dir, err)
 	}
-	return &stateLock{f}, nil
+	l := &stateLock{file: f, boot: rand.Text()}
+	if err := l.succeed(); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("state-dir: %w", err)
+	}
+	return l, nil
+}
+
+// succeed reads who held the lock before and writes down who holds it now. The
+// file names its own inode: a directory that was copied says nothing about the
+// process that still holds the original.
+func (l *stateLock) succeed() error {
+	info, err := l.file.Stat()
+	if err != nil {
+		return err
+	}
+	inode := "?"
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		inode = fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+	}
+	before, err := io.ReadAll(io.LimitReader(l.file, 256))
+	if err != nil {
+		return err
+	}
+	if f := strings.Fields(string(before)); len(f) == 2 && f[1] == inode {
+		l.former = f[0]
+	}
+	now := l.boot + " " + inode + "\n"
+	if _, err := l.file.WriteAt([]byte(now), 0); err != nil {
+		return err
+	}
+	return l.file.Truncate(int64(len(now)))
 }
 
 // unlock may be called on nil.

@@ -276,12 +276,8 @@ func (x *exchange) copyChunked() *failure {
 			c.r += len(b)
 			size -= int64(len(b))
 		}
-		end, fail := x.line(0)
-		if fail != nil {
+		if _, fail := x.line(0); fail != nil {
 			return fail
-		}
-		if end != "" {
-			return badChunk("data longer than its size")
 		}
 	}
 }
@@ -327,7 +323,8 @@ func hexDigit(b byte) int {
 	return -1
 }
 
-// line reads up to limit bytes that end in CRLF, and returns them without it.
+// line reads up to limit bytes that end in CRLF, and returns them without it. Longer
+// lines are errors, so with limit 0 just CRLF is accepted.
 func (x *exchange) line(limit int) (string, *failure) {
 	c := x.c
 	for seen := 0; ; {

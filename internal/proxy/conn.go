@@ -87,8 +87,8 @@ func (c *conn) kill() { _ = c.raw.Close() }
 // unused is the data that was read and not used.
 func (c *conn) unused() []byte { return c.buf[c.r:c.w] }
 
-// room makes sure that something can be read into buf, and tells whether it
-// could without growing it.
+// room makes room in buf to read into by moving what is unused, and tells whether there
+// is any.
 func (c *conn) room() bool {
 	if c.r == c.w {
 		c.r, c.w = 0, 0
@@ -99,7 +99,7 @@ func (c *conn) room() bool {
 	return c.w < len(c.buf)
 }
 
-// grow doubles buf; shrink gives the connection its small buffer back.
+// grow doubles buf, for a head that does not fit.
 func (c *conn) grow() {
 	b := make([]byte, 2*len(c.buf))
 	c.w = copy(b, c.unused())
@@ -112,7 +112,7 @@ func (c *conn) borrow(l *Library) {
 	if len(c.buf) >= largeBuffer {
 		return
 	}
-	c.large = l.buffers.Get().(*[largeBuffer]byte)
+	c.large = l.borrow()
 	c.w = copy(c.large[:], c.unused())
 	c.r = 0
 	c.buf = c.large[:]

@@ -159,13 +159,13 @@ func (x *exchange) prepare() *failure {
 // reach gets the head of a response, from whichever target takes the request.
 func (x *exchange) reach() *failure {
 	var last *failure
-	for fresh := false; ; {
+	for {
 		t := x.u.pick(x.shard, x.tried)
 		if t == nil {
 			return last
 		}
 		x.f.Result.Target = t.url
-		fail, stale := x.try(t, fresh)
+		fail, stale := x.try(t, false)
 		for ; stale; fail, stale = x.try(t, true) {
 			x.drop()
 		}

@@ -18,7 +18,7 @@ type Forward struct {
 	// the request's. X-Forwarded-Host always names the request's.
 	Host string
 
-	Client, Peer netip.Addr // Peer goes into X-Forwarded-For; an invalid one leaves it out
+	Client, Peer netip.Addr // Peer goes into X-Forwarded-For, an invalid one does not; Client is for the caller's use
 	Scheme       string     // "http" or "https", for X-Forwarded-Proto; empty: by the request's TLS
 	TrustedPeer  bool       // X-Forwarded-* and Forwarded of the request are kept and appended to
 	Scrubbed     bool       // Scrub was called on the request's header; X-Forwarded-* fields but For, Host and Proto are middlewares' and kept

@@ -2,11 +2,14 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -332,6 +335,45 @@ func TestReplacedBodies(t *testing.T) {
 	}
 }
 
+// A client that stops sending is told so; an upstream that stops taking is named.
+func TestUploadsThatStall(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		send   int
+		status int
+		err    error
+	}{{"client", 1000, 408, errClientStalled}, {"upstream", 32 << 20, 504, errUpstreamStalled}} {
+		t.Run(tc.name, func(t *testing.T) {
+			end := make(chan struct{})
+			defer close(end)
+			u := newRaw(t, func(_ int, c net.Conn, br *bufio.Reader) {
+				if _, err := http.ReadRequest(br); err == nil {
+					<-end
+				}
+			})
+			b := newBench(t, to(u.url()), Options{})
+			b.up.def.IdleTimeout = 100 * time.Millisecond
+			b.start()
+			c, err := net.Dial("tcp", b.front.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n")
+			sent := make(chan struct{})
+			go func() { defer close(sent); c.Write(make([]byte, tc.send)) }()
+			res, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil || res.StatusCode != tc.status {
+				t.Errorf("%v, %v", res, err)
+			}
+			if r := b.result(0); r.Kind != KindTimeout || r.Err != tc.err || r.Status != tc.status {
+				t.Errorf("%+v", r)
+			}
+			c.Close()
+			<-sent
+		})
+	}
+}
+
 // No connection to be had: the answer comes while the client still sends, and the rest of
 // its body is not taken for a request.
 func TestErrorWhileTheBodyIsUnread(t *testing.T) {
@@ -376,4 +418,82 @@ func TestTooLargeBodyIs413(t *testing.T) {
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// A canned connection takes anything and answers with what was put in it, in
+// pieces of the given sizes, then ends.
+type canned struct {
+	b     []byte
+	sizes []byte
+}
+
+func (c *canned) Read(p []byte) (int, error) {
+	if len(c.b) == 0 {
+		return 0, io.EOF
+	}
+	n := len(c.b)
+	if len(c.sizes) > 0 {
+		n, c.sizes = int(c.sizes[0])+1, c.sizes[1:]
+	}
+	n = copy(p, c.b[:min(n, len(c.b))])
+	c.b = c.b[n:]
+	return n, nil
+}
+func (*canned) Write(p []byte) (int, error)      { return len(p), nil }
+func (*canned) Close() error                     { return nil }
+func (*canned) LocalAddr() net.Addr              { return nil }
+func (*canned) RemoteAddr() net.Addr             { return nil }
+func (*canned) SetDeadline(time.Time) error      { return nil }
+func (*canned) SetReadDeadline(time.Time) error  { return nil }
+func (*canned) SetWriteDeadline(time.Time) error { return nil }
+
+// FuzzResponse: whatever an upstream sends, however it is cut, either the exchange
+// fails or the client gets what net/http would have read.
+func FuzzResponse(f *testing.F) {
+	for _, s := range []string{
+		ok,
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nX-T: t\r\n\r\n",
+		"HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.0 200 OK\r\nX: y\r\n\r\nto the end",
+		"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n00a\r\n0123456789\r\n000\r\n\r\n",
+	} {
+		f.Add([]byte(s), []byte{3, 20, 1, 1, 9})
+	}
+	f.Fuzz(func(t *testing.T, answer, sizes []byte) {
+		l := NewLibrary(Options{Dial: func(context.Context, string, string) (net.Conn, error) {
+			return &canned{bytes.Clone(answer), bytes.Clone(sizes)}, nil
+		}})
+		u, err := l.Upstream(to("http://a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fw := Forward{Target: "/"}
+		rec := httptest.NewRecorder()
+		func() {
+			defer func() {
+				if p := recover(); p != nil && p != http.ErrAbortHandler {
+					panic(p)
+				}
+			}()
+			u.Forward(rec, httptest.NewRequest("GET", "/", nil), &fw)
+		}()
+		if fw.Result.Kind != KindNone {
+			return
+		}
+		br := bufio.NewReader(bytes.NewReader(answer))
+		res, err := http.ReadResponse(br, nil)
+		for err == nil && res.StatusCode < 200 {
+			res, err = http.ReadResponse(br, nil)
+		}
+		if err != nil {
+			return
+		}
+		body, err := io.ReadAll(res.Body)
+		if err != nil {
+			return
+		}
+		if fw.Result.Status != res.StatusCode || !bytes.Equal(rec.Body.Bytes(), body) {
+			t.Fatalf("%d %q, net/http %d %q", fw.Result.Status, rec.Body, res.StatusCode, body)
+		}
+	})
 }

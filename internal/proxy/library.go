@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"runtime"
@@ -159,8 +158,9 @@ func (l *Library) Keep(inUse func(*Upstream) bool) {
 }
 
 // Run closes connections that were idle for longer than their upstream's
-// IdleTimeout, at the latest a quarter of that later but never less than 50 ms nor more than 5 s. It returns nil
-// when ctx is done.
+// IdleTimeout, or that the target closed. It looks four times within the shortest
+// IdleTimeout, but not more often than each 50 ms and not more seldom than each 5 s. It returns nil when
+// ctx is done.
 func (l *Library) Run(ctx context.Context) error {
 	for {
 		next := l.sweep()
@@ -251,5 +251,3 @@ func withDefaults(def route.Upstream) route.Upstream {
 }
 
 func (l *Library) borrow() *[largeBuffer]byte { return l.buffers.Get().(*[largeBuffer]byte) }
-
-var _ io.Closer = (*Library)(nil)

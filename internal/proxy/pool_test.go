@@ -397,12 +397,21 @@ func TestIdleConnectionsExpire(t *testing.T) {
 	go func() { ran <- b.lib.Run(ctx) }()
 	get(t, b.front.URL)
 	<-closed
-	if s := b.lib.Stats(); s.Idle != 0 {
-		t.Errorf("%+v", s)
-	}
+	eventually(t, "none idle", func() bool { return b.lib.Stats().Idle == 0 })
 	cancel()
 	if err := <-ran; err != nil {
 		t.Error(err)
+	}
+}
+
+// A connection that the target closed does not wait for its age.
+func TestClosedIdleConnectionsAreSwept(t *testing.T) {
+	u := newRaw(t, once(ok))
+	b := newBench(t, to(u.url()), Options{}).start()
+	get(t, b.front.URL)
+	eventually(t, "swept", func() bool { b.lib.sweep(); return b.lib.Stats().Idle == 0 })
+	if next := b.lib.sweep(); next != maxSweep {
+		t.Errorf("next sweep in %v", next)
 	}
 }
 

@@ -40,9 +40,21 @@ func Scrub(h http.Header, trustedPeer bool) {
 }
 
 // claim tells whether a field says something about the client that only a
-// trusted proxy may say.
+// trusted proxy may say. Many servers take '_' for '-' and any case.
 func claim(name string) bool {
-	return strings.HasPrefix(name, "X-Forwarded") && (len(name) == 11 || name[11] == '-') || name == "Forwarded"
+	const x = "X-Forwarded"
+	if name == "Forwarded" {
+		return true
+	}
+	if len(name) < len(x) || name[0] != x[0] || len(name) > len(x) && name[len(x)] != '-' && name[len(x)] != '_' {
+		return false
+	}
+	for i := 1; i < len(x); i++ {
+		if b := name[i]; b|0x20 != x[i]|0x20 && (x[i] != '-' || b != '_') {
+			return false
+		}
+	}
+	return true
 }
 
 // listed appends the names that Connection lists, those left out that have a
@@ -64,10 +76,19 @@ func listed(dst []string, conn []string) []string {
 }
 
 // upgradeOf returns the protocol that a request asks to change to, "" for none.
+// Another version of HTTP or TLS is none: through it, requests could reach the upstream that
+// no route was asked about.
 func upgradeOf(h http.Header) string {
 	up := h["Upgrade"]
-	if len(up) == 0 || !hasToken(h["Connection"], "upgrade") {
+	if len(up) != 1 || !hasToken(h["Connection"], "upgrade") {
 		return ""
+	}
+	for tok := range tokens(up[0]) {
+		proto, _, _ := strings.Cut(strings.ToLower(tok), "/")
+		switch proto {
+		case "h2", "h2c", "h3", "http", "tls":
+			return ""
+		}
 	}
 	return up[0]
 }

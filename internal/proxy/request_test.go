@@ -88,7 +88,12 @@ func TestRequestHeadIsForwarded(t *testing.T) {
 			want: "GET / HTTP/1.1|Connection: TE|Host: h|TE: trailers|X-Forwarded-For: 192.0.2.9|X-Forwarded-Host: h|X-Forwarded-Proto: http",
 		},
 		{
-			name: "claims of a stranger", in: "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Prefix: /e\r\nForwarded: for=1\r\n\r\n",
+			name: "claims of a stranger", in: "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Prefix: /e\r\nX_Forwarded_For: 1\r\nx-forwarded_proto: https\r\nX-Forwarded: 1\r\nForwarded: for=1\r\nX-Forward: kept\r\nX-Forwardedness: kept\r\n\r\n",
+			want: "GET / HTTP/1.1|Host: h|X-Forward: kept|X-Forwarded-For: 192.0.2.9|X-Forwarded-Host: h|X-Forwarded-Proto: http|X-Forwardedness: kept",
+		},
+		{
+			// It would open a way past the routes.
+			name: "h2c", in: "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: websocket, h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
 			want: "GET / HTTP/1.1|Host: h|X-Forwarded-For: 192.0.2.9|X-Forwarded-Host: h|X-Forwarded-Proto: http",
 		},
 		{

@@ -320,29 +320,27 @@ func (t *target) idle() int {
 	return n
 }
 
-// expire closes what has been idle for too long. The oldest lie at the bottom.
+// expire closes what has been idle for too long, or was closed by the target.
 func (t *target) expire(now int64) {
 	for i := range t.shards {
 		t.shards[i].drop(func(c *conn) bool {
-			return now-c.idleSince >= int64(t.up.def.IdleTimeout)
+			return now-c.idleSince >= int64(t.up.def.IdleTimeout) || !c.quiet()
 		})
 	}
 }
 
-// drop closes connections from the bottom up for as long as old says so.
-func (s *shard) drop(old func(*conn) bool) {
+// drop closes the connections of which useless says so.
+func (s *shard) drop(useless func(*conn) bool) {
 	s.mu.Lock()
-	k := 0
-	for k < len(s.idle) && old(s.idle[k]) {
-		k++
-	}
-	gone := slices.Clone(s.idle[:k])
-	s.idle = slices.Delete(s.idle, 0, k)
-	s.n.Store(int32(len(s.idle)))
-	s.mu.Unlock()
-	for _, c := range gone {
+	defer s.mu.Unlock()
+	s.idle = slices.DeleteFunc(s.idle, func(c *conn) bool {
+		if !useless(c) {
+			return false
+		}
 		c.kill()
-	}
+		return true
+	})
+	s.n.Store(int32(len(s.idle)))
 }
 
 // retire closes all idle connections, and those that come back later.

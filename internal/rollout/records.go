@@ -98,6 +98,7 @@ type Instance struct {
 	Instance     string    `json:"instance"`
 	Group        string    `json:"group"`
 	Boot         string    `json:"boot"` // random for each start: tells twins apart
+	Former       string    `json:"-"`    // boot id of a process before this one that is known to be dead; empty for none
 	Address      string    `json:"address"`
 	Admin        string    `json:"admin,omitempty"`
 	Version      string    `json:"version"`

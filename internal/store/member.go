@@ -40,9 +40,10 @@ type Membership struct {
 // DefaultTTL. It registers nothing as ready: Put and Admit do. A ready key that
 // the same boot left is kept as it is, under the new lease.
 //
-// It fails with ErrTwin (a *TwinError) while another process, or an earlier
-// one whose lease has not ended, has the name. Whoever gets a Membership ends
-// it with Leave.
+// It fails with ErrTwin (a *TwinError) while another process has the name, or
+// an earlier one whose lease has not ended. Only who.Former is known to be dead
+// and makes way at once; what it held, the new process does not hold yet.
+// Whoever gets a Membership ends it with Leave.
 func (s *Store) Join(ctx context.Context, who rollout.Instance, ttl time.Duration) (*Membership, error) {
 	if err := errors.Join(CheckName("instance", who.Instance), CheckName("group", who.Group)); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
@@ -88,12 +89,15 @@ func (m *Membership) register(ctx context.Context, what string) error {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		ops := []clientv3.Op{put(m.instanceKey(), m.who, m.underLease())}
+		cmps := []clientv3.Cmp{unmoved(m.instanceKey(), modOf(instance)), unmoved(m.readyKey(), modOf(ready))}
+		if m.succeeds(instance) {
+			ops = append(ops, clientv3.OpDelete(m.readyKey()), clientv3.OpDelete(m.reportKey()))
+			ready = nil
+		}
 		if ready != nil {
 			ops = append(ops, clientv3.OpPut(m.readyKey(), string(ready.Value), m.underLease()))
 		}
-		resp, err = m.s.txn(ctx, what, m.instanceKey(), []clientv3.Cmp{
-			unmoved(m.instanceKey(), modOf(instance)), unmoved(m.readyKey(), modOf(ready)),
-		}, ops, nil)
+		resp, err = m.s.txn(ctx, what, m.instanceKey(), cmps, ops, nil)
 		if err != nil {
 			return err
 		}
@@ -108,10 +112,16 @@ func (m *Membership) register(ctx context.Context, what string) error {
 	return fmt.Errorf("%s: %w", what, ErrConflict)
 }
 
-// checkTwin refuses a key that another boot wrote. One that cannot be read is
+// succeeds tells whether the key is of the dead process before this one.
+func (m *Membership) succeeds(kv *mvccpb.KeyValue) bool {
+	var other rollout.Instance
+	return kv != nil && m.who.Former != "" && json.Unmarshal(kv.Value, &other) == nil && other.Boot == m.who.Former
+}
+
+// checkTwin refuses a key that another living boot may have written. One that cannot be read is
 // nobody's: overwriting it is the way out.
 func (m *Membership) checkTwin(ctx context.Context, kv *mvccpb.KeyValue) error {
-	if kv == nil {
+	if kv == nil || m.succeeds(kv) {
 		return nil
 	}
 	var other rollout.Instance
@@ -236,15 +246,18 @@ func goneOrForeign(kv *mvccpb.KeyValue) string {
 // fails with ErrLostMembership.
 func (m *Membership) Report(ctx context.Context, r rollout.Report) error {
 	m.mu.Lock()
-	instance := m.instance
+	cmps := []clientv3.Cmp{unmoved(m.instanceKey(), m.instance)}
+	if m.ready != 0 {
+		// A ready key that vanished alone would let a commit miss this instance.
+		cmps = append(cmps, exists(m.readyKey()))
+	}
 	m.mu.Unlock()
 	what := "report of " + m.who.Instance
 	if m.isLost() {
 		return fmt.Errorf("%s: %w", what, ErrLostMembership)
 	}
 	r.Instance, r.Group, r.Boot = m.who.Instance, m.who.Group, m.who.Boot
-	resp, err := m.s.txn(ctx, what, m.reportKey(),
-		[]clientv3.Cmp{unmoved(m.instanceKey(), instance)},
+	resp, err := m.s.txn(ctx, what, m.reportKey(), cmps,
 		[]clientv3.Op{put(m.reportKey(), r, m.underLease())},
 		[]clientv3.Op{clientv3.OpGet(m.instanceKey())})
 	if err != nil {
@@ -254,6 +267,9 @@ func (m *Membership) Report(ctx context.Context, r rollout.Report) error {
 		return nil
 	}
 	m.lose()
+	if kv := onlyKV(resp, 0); kv != nil && len(cmps) > 1 {
+		return fmt.Errorf("%s: %w: %s or %s is gone or another's", what, ErrLostMembership, m.instanceKey(), m.readyKey())
+	}
 	return fmt.Errorf("%s: %w: %s is %s", what, ErrLostMembership, m.instanceKey(), goneOrForeign(onlyKV(resp, 0)))
 }
 

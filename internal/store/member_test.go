@@ -287,3 +287,36 @@ func TestReadyText(t *testing.T) {
 		}
 	})
 }
+
+// A process that is known to be dead makes way at once, but what it held is
+// not what its successor holds.
+func TestFormerMakesWay(t *testing.T) {
+	s := fleet(t)
+	dead := ready(t, s, "main", "a", "n1")
+	m, err := s.Join(t.Context(), rollout.Instance{Instance: "a", Group: "main", Boot: "second", Former: "boot-a"}, 0)
+	must(t, err)
+	t.Cleanup(func() { _ = m.Leave(context.Background()) })
+	v := view(t, s)
+	if v.Instances["a"].Boot != "second" || len(v.Ready["main"]) != 0 {
+		t.Errorf("instances %+v, ready %+v", v.Instances, v.Ready)
+	}
+	if err := dead.Report(t.Context(), rollout.Report{}); !errors.Is(err, ErrLostMembership) {
+		t.Errorf("the former still reports: %v", err)
+	}
+	if _, err := s.Join(t.Context(), rollout.Instance{Instance: "a", Group: "main", Boot: "third", Former: "boot-a"}, 0); !errors.Is(err, ErrTwin) {
+		t.Errorf("a third joined over a living second: %v", err)
+	}
+}
+
+// A ready key that somebody deleted is noticed by the next report: until then
+// a commit could miss the instance.
+func TestReportNoticesALostReadyKey(t *testing.T) {
+	s := fleet(t)
+	m := ready(t, s, "main", "a", "n1")
+	_, err := raw(t, s).Delete(t.Context(), s.readyKey("main", "a"))
+	must(t, err)
+	if err := m.Report(t.Context(), rollout.Report{}); !errors.Is(err, ErrLostMembership) {
+		t.Errorf("report: %v", err)
+	}
+	<-m.Lost()
+}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -234,15 +235,53 @@ func TestPublishWithoutFleet(t *testing.T) {
 	}
 }
 
+// The last transaction is carried out and the connection dies before the
+// answer: the publisher finds out that it is done.
 func TestUnansweredPublishIsFoundOut(t *testing.T) {
-	s := fleet(t)
-	rev := publish(t, s, "a")
-	if !s.published(t.Context(), rev) {
-		t.Error("its own record is not recognized")
+	direct := fleet(t)
+	p := newBlackhole(t, strings.TrimPrefix(shared.endpoint(), "unix://"), direct.revisionKey(1))
+	s := openAt(t, Config{Prefix: direct.Prefix(), Endpoints: []string{"unix://" + p.path}, Timeout: 20 * time.Second})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		eventually(t, "the revision is there", func() bool {
+			_, err := direct.Revision(t.Context(), 1)
+			return err == nil
+		})
+		p.cut()
+	})
+	done, err := s.Publish(t.Context(), PublishRequest{Snapshot: snapshot(t, "a"), Intent: &rollout.Intent{Kind: rollout.IntentSwitch}})
+	must(t, err)
+	wg.Wait()
+	if head, err := direct.Head(t.Context()); err != nil || head != 1 || done.Revision.Number != 1 || target(t, direct) != done.Revision.Ref() {
+		t.Errorf("head %d, %v, done %+v", head, err, done)
 	}
-	rev.Time = rev.Time.Add(1)
-	if s.published(t.Context(), rev) {
+	other := done.Revision
+	other.Time = other.Time.Add(1)
+	if s.published(t.Context(), other) {
 		t.Error("another's record is taken for its own")
+	}
+}
+
+func TestOfManyIntentsOneMovesTheTarget(t *testing.T) {
+	s := fleet(t)
+	one, two := publish(t, s, "a"), publish(t, s, "b")
+	to := one.Ref()
+	var wg sync.WaitGroup
+	var won atomic.Int64
+	for range 8 {
+		other := again(t, s)
+		wg.Go(func() {
+			_, err := other.PutIntent(t.Context(), rollout.Intent{Kind: rollout.IntentRollback, To: to}, &to, two.Ref())
+			if err == nil {
+				won.Add(1)
+			} else if !errors.Is(err, ErrConflict) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if won.Load() != 1 {
+		t.Errorf("%d won", won.Load())
 	}
 }
 

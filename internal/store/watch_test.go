@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -203,7 +204,7 @@ func TestI10_WatchTellsOfARestoredCopy(t *testing.T) {
 	for n := 2; n <= 20; n++ {
 		rawPut(t, s, "groups/main", assignment(n))
 	}
-	ch := states(t, s, "main", WatchOptions{Reread: 100 * time.Millisecond, Silence: time.Hour})
+	ch := states(t, s, "main", WatchOptions{Reread: 2 * time.Second, Silence: time.Hour})
 	high := await(t, ch, "epoch is 20", epoch(20))
 	e.stop()
 	must(t, os.RemoveAll(filepath.Join(e.dir, "data")))
@@ -213,8 +214,13 @@ func TestI10_WatchTellsOfARestoredCopy(t *testing.T) {
 	if g.At >= high.At {
 		t.Errorf("at %d, and was at %d", g.At, high.At)
 	}
+	// The watch begins anew from there: the next news are not read, but told.
+	began := time.Now()
 	rawPut(t, s, "groups/main", assignment(2))
 	await(t, ch, "epoch is 2", epoch(2))
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("the news took %v", took)
+	}
 }
 
 func TestWatchWithoutEtcdSaysStale(t *testing.T) {
@@ -228,7 +234,7 @@ func TestWatchWithoutEtcdSaysStale(t *testing.T) {
 
 // A connection that swallows everything: the watchdog makes another.
 func TestWatchSurvivesASilentConnection(t *testing.T) {
-	p := newBlackhole(t, strings.TrimPrefix(shared.endpoint(), "unix://"))
+	p := newBlackhole(t, strings.TrimPrefix(shared.endpoint(), "unix://"), "")
 	s := openAt(t, Config{Prefix: "/" + t.Name() + "/", Endpoints: []string{"unix://" + p.path}, Timeout: time.Second})
 	direct := again(t, openAt(t, Config{Prefix: s.Prefix()}))
 	if _, _, err := direct.Init(t.Context()); err != nil {
@@ -290,6 +296,7 @@ func TestWakesForWhatAControllerDecidesOn(t *testing.T) {
 // what those do that it has; new ones pass.
 type blackhole struct {
 	path, to string
+	marker   []byte // what a client sends that makes its connection swallow the answers
 	l        net.Listener
 	wg       sync.WaitGroup
 
@@ -303,11 +310,11 @@ type hole struct {
 	closed  bool
 }
 
-func newBlackhole(t *testing.T, to string) *blackhole {
+func newBlackhole(t *testing.T, to, marker string) *blackhole {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "store-hole-")
 	must(t, err)
-	b := &blackhole{path: filepath.Join(dir, "s"), to: to}
+	b := &blackhole{path: filepath.Join(dir, "s"), to: to, marker: []byte(marker)}
 	b.l, err = net.Listen("unix", b.path)
 	must(t, err)
 	b.wg.Go(b.accept)
@@ -339,12 +346,12 @@ func (b *blackhole) accept() {
 		b.mu.Lock()
 		b.conns = append(b.conns, h)
 		b.mu.Unlock()
-		b.wg.Go(func() { h.copy(in, out) })
-		b.wg.Go(func() { h.copy(out, in) })
+		b.wg.Go(func() { h.copy(in, out, nil) })
+		b.wg.Go(func() { h.copy(out, in, b.marker) })
 	}
 }
 
-func (h *hole) copy(to io.WriteCloser, from io.Reader) {
+func (h *hole) copy(to io.WriteCloser, from io.Reader, marker []byte) {
 	defer func() { _ = to.Close() }()
 	buf := make([]byte, 32<<10)
 	for {
@@ -354,12 +361,26 @@ func (h *hole) copy(to io.WriteCloser, from io.Reader) {
 		}
 		h.mu.Lock()
 		swallowed := h.closed
+		h.closed = h.closed || len(marker) > 0 && bytes.Contains(buf[:n], marker)
 		h.mu.Unlock()
 		if !swallowed {
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}
 		}
+	}
+}
+
+// cut ends the connections that swallow.
+func (b *blackhole) cut() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, h := range b.conns {
+		h.mu.Lock()
+		if h.closed {
+			_, _ = h.in.Close(), h.out.Close()
+		}
+		h.mu.Unlock()
 	}
 }
 
