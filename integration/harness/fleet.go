@@ -79,17 +79,20 @@ func StartFleet(t *testing.T, b Binaries, endpoints []string, o FleetOptions) *F
 	return f
 }
 
-// Crash kills the instance with SIGKILL and notes since when requests to it
-// may fail; Back says until when.
+// Crash kills the instance with SIGKILL.
 func (i *Instance) Crash() {
-	i.mu.Lock()
-	i.down = append(i.down, window{from: time.Now()})
-	i.mu.Unlock()
+	i.Down()
 	i.Kill()
 }
 
-// Back notes that a crashed instance serves again: from now on no request may
-// fail.
+// Down notes that from now on requests to the instance may fail, until Back.
+func (i *Instance) Down() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.down = append(i.down, window{from: time.Now()})
+}
+
+// Back notes that the instance serves again: from now on no request may fail.
 func (i *Instance) Back() {
 	i.mu.Lock()
 	defer i.mu.Unlock()

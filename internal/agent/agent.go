@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"routerd.dev/internal/rollout"
-	"routerd.dev/internal/version"
 )
 
 // An Agent is one instance's part in its fleet.
@@ -132,26 +131,6 @@ func (a *Agent) Leave(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("leave: %w", ctx.Err())
 	}
-}
-
-// Manifest and Chunk give what the disk holds of the snapshots that were served
-// or prepared: what `routectl recover --from` restores etcd from. They
-// fail for what is not there.
-func (a *Agent) Manifest(_ context.Context, d version.Digest) ([]byte, error) {
-	b, err := a.disk.manifest(d)
-	if err != nil {
-		return nil, fmt.Errorf("manifest %s: %w", d.Short(), err)
-	}
-	return b, nil
-}
-
-// Chunk gives a chunk, packed; see Manifest.
-func (a *Agent) Chunk(_ context.Context, d version.Digest) ([]byte, error) {
-	b, err := a.disk.chunk(d)
-	if err != nil {
-		return nil, fmt.Errorf("chunk %s: %w", d.Short(), err)
-	}
-	return b, nil
 }
 
 // staleSweep is how often the loop looks at the clock when nothing happens.

@@ -320,3 +320,44 @@ func TestI10_AnotherFleetIsNotFollowed(t *testing.T) {
 		}
 	}
 }
+
+// Before anything was published a group's set holds nothing, and holding
+// nothing is being ready for it: otherwise the first commit would not wait for
+// the instances that are there.
+func TestAnInstanceIsReadyForTheEmptySet(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c := newCore("me", "g")
+	c.saw(record{at: 1, fleet: "f", assignment: &rollout.Assignment{Group: "g", Epoch: 1, Nonce: "n0", Set: []version.Ref{{}}}}, now)
+	p := c.plan(now)
+	if p.ready == nil || p.ready.Nonce != "n0" {
+		t.Errorf("ready %+v, want n0", p.ready)
+	}
+	if p.swap != nil || len(p.build) > 0 || c.behind(now) != "" {
+		t.Errorf("plan %+v, behind %q: there is nothing to serve yet", p, c.behind(now))
+	}
+}
+
+// A watch that began before the fleet was made, or restored, tells of
+// assignments without a fleet id. Taking them up would make another fleet of
+// the next record that has one.
+func TestAnAssignmentWithoutAFleetIsNoReason(t *testing.T) {
+	now := time.Unix(1000, 0)
+	a := &rollout.Assignment{Group: "g", Epoch: 3, Recovered: 3, Nonce: "n", Set: []version.Ref{ref(1)}, Stable: ref(1)}
+	for _, served := range []int64{0, 2} {
+		c := newCore("me", "g")
+		if served > 0 {
+			c.fleet, c.floor = "f", served
+		}
+		c.saw(record{at: 5, assignment: a}, now)
+		if c.target != nil || c.frozen != "" {
+			t.Fatalf("served %d: target %+v, frozen %q", served, c.target, c.frozen)
+		}
+		if !c.plan(now).confirm {
+			t.Errorf("served %d: not read again", served)
+		}
+		c.saw(record{at: 5, fleet: "f", assignment: a, confirmed: true, after: c.records}, now)
+		if c.fleet != "f" || c.target != a || c.frozen != "" {
+			t.Errorf("served %d: fleet %q, target %+v, frozen %q", served, c.fleet, c.target, c.frozen)
+		}
+	}
+}

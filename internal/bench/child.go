@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -53,8 +52,7 @@ func (b *bench) startChild(ctx context.Context, kind string, spec any) (*child, 
 	}
 	c := &child{cmd: exec.Command(self, "child", kind, string(text))}
 	c.cmd.Stderr = b.log
-	// An interrupt of the terminal is the parent's to act on.
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.cmd.SysProcAttr = tied()
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,349 @@
+package cli_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/pflag"
+	"go.etcd.io/etcd/server/v3/embed"
+
+	"routerd.dev/internal/cli"
+	"routerd.dev/internal/daemon"
+	"routerd.dev/internal/rollout"
+	"routerd.dev/internal/store"
+)
+
+// TestMain makes this binary routectl when a script runs it under that name.
+func TestMain(m *testing.M) {
+	log.SetOutput(io.Discard) // etcd's gateway speaks when it is closed
+	testscript.Main(m, map[string]func(){"routectl": routectl})
+}
+
+func routectl() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(cli.Run(ctx, cli.OS(), os.Args[1:]))
+}
+
+// TestScripts runs testdata/*.txt, each against a fleet of its own: a prefix in
+// one etcd. Besides testscript's own commands they use:
+//
+//	exits CODE routectl ARGS…     run it, and want this exit code
+//	json PATH REGEXP              want this value in the JSON on stdout; "absent" for none
+//	instance NAME GROUP           run a routerd, which stands for election
+//	follower NAME GROUP           run a routerd that does not
+//	refuser NAME GROUP WHY        an instance that refuses whatever it is asked to prepare
+//	sleeper NAME GROUP            an instance that never gets ready
+//	stop-instance NAME            end one of these, and wait until it is gone
+//	forget-rollouts               delete every record of a rollout, as an etcd that went back
+//	secure-etcd FILE              another etcd, with the users and roles of FILE
+func TestScripts(t *testing.T) {
+	shared := startEtcd(t)
+	testscript.Run(t, testscript.Params{
+		Dir:                "testdata",
+		RequireUniqueNames: true,
+		Setup: func(env *testscript.Env) error {
+			name := strings.TrimSuffix(filepath.Base(env.WorkDir), filepath.Ext(env.WorkDir))
+			env.Setenv("ROUTECTL_ENDPOINTS", shared)
+			env.Setenv("ROUTECTL_PREFIX", "/"+name)
+			env.Setenv("ROUTECTL_AUTHOR", "ann")
+			f := &fleet{work: env.WorkDir, members: map[string]*member{}}
+			env.Values["fleet"] = f
+			env.Defer(f.stopAll)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits":           exits,
+			"json":            jsonValue,
+			"instance":        func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).serve(ts, args, true) },
+			"follower":        func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).serve(ts, args, false) },
+			"refuser":         func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).puppet(ts, args[:2], args[2]) },
+			"sleeper":         func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).puppet(ts, args, "") },
+			"stop-instance":   func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).stop(ts, args[0]) },
+			"forget-rollouts": forgetRollouts,
+			"secure-etcd":     secureEtcd,
+		},
+	})
+}
+
+// startEtcd runs a member on sockets of its own until the test ends.
+func startEtcd(t testing.TB) (endpoint string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cli-etcd-") // short: a socket's path has at most 108 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	cfg := embed.NewConfig()
+	cfg.Dir = filepath.Join(dir, "data")
+	cfg.LogLevel, cfg.LogOutputs = "panic", []string{filepath.Join(dir, "log")}
+	cfg.TickMs, cfg.ElectionMs = 10, 100
+	cfg.UnsafeNoFsync = true
+	socket := func(name string) []url.URL {
+		return []url.URL{{Scheme: "unix", Host: "", Path: filepath.Join(dir, name)}}
+	}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = socket("c"), socket("c")
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = socket("p"), socket("p")
+	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	e, err := embed.StartEtcd(cfg)
+	if err != nil {
+		t.Fatalf("start etcd: %v", err)
+	}
+	t.Cleanup(func() { e.Server.HardStop(); e.Close() })
+	select {
+	case <-e.Server.ReadyNotify():
+	case err := <-e.Err():
+		t.Fatalf("start etcd: %v", err)
+	}
+	return "unix://" + filepath.Join(dir, "c")
+}
+
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	var exit *exec.ExitError
+	if err := ts.Exec(args[1], args[2:]...); errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// jsonValue holds a value of the JSON on stdout, in compact form, against a
+// regular expression that has to match all of it.
+func jsonValue(ts *testscript.TestScript, _ bool, args []string) {
+	var doc any
+	dec := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout")))
+	dec.UseNumber()
+	ts.Check(dec.Decode(&doc))
+	if _, err := dec.Token(); err != io.EOF {
+		ts.Fatalf("stdout is not one JSON document")
+	}
+	got := "absent"
+	if v, ok := at(doc, args[0]); ok {
+		b, err := json.Marshal(v)
+		ts.Check(err)
+		got = strings.Trim(string(b), `"`)
+	}
+	if !regexp.MustCompile(`^(?:` + args[1] + `)$`).MatchString(got) {
+		ts.Fatalf("%s is %s, want %s", args[0], got, args[1])
+	}
+}
+
+// at follows a path such as instances[0].serving.epoch or [1].number; len at
+// its end gives how many there are.
+func at(v any, path string) (any, bool) {
+	for _, key := range strings.FieldsFunc(path, func(r rune) bool { return r == '.' || r == '[' || r == ']' }) {
+		switch x := v.(type) {
+		case map[string]any:
+			next, ok := x[key]
+			if !ok {
+				return nil, false
+			}
+			v = next
+		case []any:
+			if key == "len" {
+				v = len(x)
+				continue
+			}
+			i, err := strconv.Atoi(key)
+			if err != nil || i >= len(x) {
+				return nil, false
+			}
+			v = x[i]
+		default:
+			return nil, false
+		}
+	}
+	return v, true
+}
+
+// A fleet is the instances that one script runs.
+type fleet struct {
+	work    string
+	mu      sync.Mutex
+	members map[string]*member
+}
+
+type member struct {
+	stop func()
+	done chan struct{}
+	err  error
+}
+
+func ours(ts *testscript.TestScript) *fleet { return ts.Value("fleet").(*fleet) }
+
+func (f *fleet) start(name string, run func(context.Context) error) *member {
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &member{stop: cancel, done: make(chan struct{})}
+	f.mu.Lock()
+	f.members[name] = m
+	f.mu.Unlock()
+	go func() {
+		defer close(m.done)
+		m.err = run(ctx)
+	}()
+	return m
+}
+
+func (f *fleet) stopAll() {
+	for _, m := range f.members {
+		m.stop()
+	}
+	for _, m := range f.members {
+		<-m.done
+	}
+}
+
+func (f *fleet) stop(ts *testscript.TestScript, name string) {
+	m := f.members[name]
+	if m == nil {
+		ts.Fatalf("there is no instance %s", name)
+	}
+	m.stop()
+	<-m.done
+	ts.Check(m.err)
+	delete(f.members, name)
+}
+
+// serve runs a routerd and waits until it is registered.
+func (f *fleet) serve(ts *testscript.TestScript, args []string, controller bool) {
+	name, group := args[0], args[1]
+	var cfg daemon.Config
+	cfg.Flags(pflag.NewFlagSet("", pflag.ContinueOnError)) // for the defaults
+	cfg.Instance, cfg.Group, cfg.Controller = name, group, controller
+	cfg.HTTP, cfg.Admin = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Endpoints, cfg.Prefix = []string{ts.Getenv("ROUTECTL_ENDPOINTS")}, ts.Getenv("ROUTECTL_PREFIX")
+	cfg.EtcdUser, cfg.EtcdPassword = ts.Getenv("ROUTERD_ETCD_USER"), ts.Getenv("ROUTERD_ETCD_PASSWORD")
+	cfg.StateDir = filepath.Join(f.work, ".state", name)
+	cfg.LogLevel = "error"
+	m := f.start(name, func(ctx context.Context) error { return daemon.Serve(ctx, cfg) })
+	f.await(ts, m, func(v *rollout.View) bool {
+		_, ok := v.Ready[group][name]
+		return ok && v.Reports[name].Time != (time.Time{})
+	})
+}
+
+// puppet runs an instance that is no router: it refuses what it is asked to
+// prepare, saying why, or never gets ready.
+func (f *fleet) puppet(ts *testscript.TestScript, args []string, why string) {
+	name, group := args[0], args[1]
+	s := open(ts)
+	m := f.start(name, func(ctx context.Context) (err error) {
+		defer func() { err = errors.Join(err, s.Close()) }()
+		who, err := s.Join(ctx, rollout.Instance{Instance: name, Group: group, Boot: name, Address: "nowhere"}, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, who.Leave(context.WithoutCancel(ctx))) }()
+		if err := who.Put(ctx, rollout.Ready{}); err != nil {
+			return err
+		}
+		if err := who.Report(ctx, rollout.Report{Time: time.Now()}); err != nil {
+			return err
+		}
+		err = s.WatchGroup(ctx, group, store.WatchOptions{}, func(st store.GroupState) {
+			p := st.Prepare
+			if why == "" || p == nil || p.First != "" && p.First != name {
+				return
+			}
+			_ = who.Put(ctx, rollout.Ready{Nonce: p.Nonce, Refused: true, Why: why}) // a lost race is asked again
+		})
+		if errors.Is(err, context.Canceled) {
+			return nil
+		}
+		return err
+	})
+	f.await(ts, m, func(v *rollout.View) bool { _, ok := v.Ready[group][name]; return ok })
+}
+
+// await waits until the fleet's records say what is wanted.
+func (f *fleet) await(ts *testscript.TestScript, m *member, want func(*rollout.View) bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	s := open(ts)
+	defer s.Close()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if v, err := s.View(ctx); err == nil && want(v) {
+			return
+		}
+		select {
+		case <-m.done:
+			ts.Fatalf("the instance ended: %v", m.err)
+		case <-ctx.Done():
+			ts.Fatalf("the instance did not register")
+		case <-tick.C:
+		}
+	}
+}
+
+func open(ts *testscript.TestScript) *store.Store {
+	user, password := ts.Getenv("ROUTERD_ETCD_USER"), ts.Getenv("ROUTERD_ETCD_PASSWORD")
+	s, err := store.Open(store.Config{
+		Endpoints: []string{ts.Getenv("ROUTECTL_ENDPOINTS")}, Prefix: ts.Getenv("ROUTECTL_PREFIX"), Username: user, Password: password,
+	})
+	ts.Check(err)
+	return s
+}
+
+func forgetRollouts(ts *testscript.TestScript, _ bool, _ []string) {
+	err := etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), "", "", "del", "--prefix=true", ts.Getenv("ROUTECTL_PREFIX")+"/rollouts/")
+	ts.Check(err)
+	ts.Check(etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), "", "", "del", "--prefix=true", ts.Getenv("ROUTECTL_PREFIX")+"/intents/"))
+}
+
+// secureEtcd runs another etcd with the users and roles that a file of etcdctl
+// commands makes, and turns authentication on.
+func secureEtcd(ts *testscript.TestScript, _ bool, args []string) {
+	t := &cleaner{ts: ts}
+	endpoint := startEtcd(t)
+	n := 0
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] != "etcdctl" {
+			continue
+		}
+		n++
+		if err := etcdctl(endpoint, "", "", fields[1:]...); err != nil {
+			ts.Fatalf("%s: %v", strings.TrimSpace(line), err)
+		}
+	}
+	if n == 0 {
+		ts.Fatalf("%s has no etcdctl commands", args[0])
+	}
+	ts.Setenv("ROUTECTL_ENDPOINTS", endpoint)
+}
+
+// A cleaner lets a script's etcd end with the script.
+type cleaner struct {
+	testing.TB
+	ts *testscript.TestScript
+}
+
+func (c *cleaner) Helper()                      {}
+func (c *cleaner) Cleanup(f func())             { c.ts.Defer(f) }
+func (c *cleaner) Fatal(args ...any)            { c.ts.Fatalf("%s", fmt.Sprint(args...)) }
+func (c *cleaner) Fatalf(f string, args ...any) { c.ts.Fatalf(f, args...) }
