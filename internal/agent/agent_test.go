@@ -205,7 +205,7 @@ func mustEncode(t *testing.T, tab *route.Table) *version.Snapshot {
 	return s
 }
 
-func TestOverrideThatIsNotHeld(t *testing.T) {
+func TestI12_OverrideThatIsNotHeld(t *testing.T) {
 	f := initFleet(t, shared)
 	one, two := f.publish(table("one")), f.publish(table("two"))
 	f.commit(1, "n1", one)

@@ -20,7 +20,7 @@ func usualHeads() []head {
 		{"headers", `{"request":{"set":{"X-A":"1","X-B":"2"}},"response":{"set":{"X-C":"3"}}}`},
 		{"ipAllow", `{"clients":["127.0.0.0/8","192.0.2.0/24"]}`},
 		{"ipDeny", `{"clients":["10.0.0.0/8","192.168.0.0/16"]}`},
-		{"rateLimit", `{"burst":1000000,"key":"client","rate":1000000000}`},
+		{"rateLimit", `{"burst":1000000,"key":"client","rate":9000000}`},
 		{"requestID", `{}`},
 		{"rewritePath", `{"to":"/v2/users/{id}"}`},
 		{"stripPrefix", `{"prefix":"/api"}`},

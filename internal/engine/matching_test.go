@@ -174,7 +174,7 @@ func (d dice) instance(path string) string {
 
 // TestMatchesReference holds the engine to the reference matcher over a
 // million random pairs of table and request.
-func TestMatchesReference(t *testing.T) {
+func TestI7_MatchesReference(t *testing.T) {
 	const requests = 250
 	tables := 4400
 	if testing.Short() {

@@ -319,8 +319,11 @@ func TestEqualDefinitionsShareAnUpstream(t *testing.T) {
 	if ua != ub || ua == uc || ua != uf {
 		t.Error("identity does not follow the definition")
 	}
-	for _, bad := range []route.Upstream{{}, to("ftp://a"), to("http://"), to("http://a/path"), to("http://u@a"), to("http://a?b"), to("://"), to("a:80"),
-		{Targets: a.Targets, TLS: route.TLS{CAFile: filepath.Join(t.TempDir(), "none")}}} {
+	for _, bad := range []route.Upstream{
+		{},
+		to("ftp://a"), to("http://"), to("http://a/path"), to("http://u@a"), to("http://a?b"), to("://"), to("a:80"),
+		{Targets: a.Targets, TLS: route.TLS{CAFile: filepath.Join(t.TempDir(), "none")}},
+	} {
 		if _, err := l.Upstream(bad); err == nil {
 			t.Errorf("%+v was accepted", bad)
 		}
