@@ -46,7 +46,7 @@ func TestConvergesWhateverIsKilled(t *testing.T) {
 			i.Start()
 			d := s.untilServes(t, i)
 			away[kind] = append(away[kind], d)
-			t.Logf("strike %d: %s (%s) after %v, for %v, served again %v after its start", n, i.Name, kind, before, after, d)
+			t.Logf("strike %d: %s (%s) after %v, for %v, served again %v after its start", n, i.Instance, kind, before, after, d)
 		}
 		if err := <-published; err != nil {
 			t.Logf("strike %d: the publish under way: %v", n, err)
@@ -97,7 +97,7 @@ func (s *site) victim(t *testing.T, kind string, choice int) *harness.Instance {
 func (s *site) untilServes(t *testing.T, i *harness.Instance) time.Duration {
 	t.Helper()
 	start := time.Now()
-	harness.Until(t, 40*time.Second, i.Name+" serves again", func() error {
+	harness.Until(t, 40*time.Second, i.Instance+" serves again", func() error {
 		_, err := i.Ready()
 		return err
 	})
@@ -122,13 +122,13 @@ func TestI5_ServesAndRestartsWithoutEtcd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		epochs[i.Name] = r.Epoch
+		epochs[i.Instance] = r.Epoch
 	}
 	for _, m := range s.etcd.Members {
 		m.Kill()
 	}
 	for _, i := range s.Instances {
-		harness.Until(t, 30*time.Second, i.Name+" says that it is stale", func() error {
+		harness.Until(t, 30*time.Second, i.Instance+" says that it is stale", func() error {
 			st, err := i.Status()
 			if err == nil && (st.Stale == "" || st.Etcd.Reachable) {
 				err = fmt.Errorf("stale: %q, etcd: %+v", st.Stale, st.Etcd)
@@ -144,7 +144,7 @@ func TestI5_ServesAndRestartsWithoutEtcd(t *testing.T) {
 			i.Down()
 			i.Signal(syscall.SIGTERM)
 			if err := i.Exit(20 * time.Second); err != nil {
-				t.Errorf("%s ended with %v", i.Name, err)
+				t.Errorf("%s ended with %v", i.Instance, err)
 			}
 		}
 		i.Start()
@@ -153,10 +153,10 @@ func TestI5_ServesAndRestartsWithoutEtcd(t *testing.T) {
 		switch {
 		case err != nil:
 			t.Error(err)
-		case r.Source != agent.SourceDisk || r.Epoch != epochs[i.Name]:
-			t.Errorf("%s serves epoch %d from %s, want epoch %d from disk", i.Name, r.Epoch, r.Source, epochs[i.Name])
+		case r.Source != agent.SourceDisk || r.Epoch != epochs[i.Instance]:
+			t.Errorf("%s serves epoch %d from %s, want epoch %d from disk", i.Instance, r.Epoch, r.Source, epochs[i.Instance])
 		}
-		t.Logf("%s serves from disk %v after its start", i.Name, d)
+		t.Logf("%s serves from disk %v after its start", i.Instance, d)
 	}
 	for _, i := range s.Instances {
 		resp, err := http.Get("http://" + i.HTTP + "/own")
@@ -167,7 +167,7 @@ func TestI5_ServesAndRestartsWithoutEtcd(t *testing.T) {
 		body, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		if want := fmt.Sprintf("%d /own", s.mark); err != nil || strings.TrimSpace(string(body)) != want {
-			t.Errorf("%s answers %q (%v), want %q", i.Name, body, err, want)
+			t.Errorf("%s answers %q (%v), want %q", i.Instance, body, err, want)
 		}
 	}
 	for _, m := range s.etcd.Members {

@@ -30,6 +30,11 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
+	// No container is started to clean up: every test removes what it made.
+	if err := os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	if *built != "" {
 		bin = harness.In(*built)
 		return m.Run()

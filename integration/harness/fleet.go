@@ -39,7 +39,6 @@ type Fleet struct {
 	Bin       Binaries
 	Endpoints []string
 	Instances []*Instance
-	t         *testing.T
 }
 
 // FleetOptions say which instances a fleet has.
@@ -53,7 +52,7 @@ type FleetOptions struct {
 // be ready when it returns.
 func StartFleet(t *testing.T, b Binaries, endpoints []string, o FleetOptions) *Fleet {
 	t.Helper()
-	f := &Fleet{Bin: b, Endpoints: endpoints, t: t}
+	f := &Fleet{Bin: b, Endpoints: endpoints}
 	dir := t.TempDir()
 	for n, group := range o.Groups {
 		name := fmt.Sprintf("%s-%d", group, n)
@@ -72,7 +71,7 @@ func StartFleet(t *testing.T, b Binaries, endpoints []string, o FleetOptions) *F
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, i := range f.Instances {
-				t.Logf("the end of %s's log:\n%s", i.Name, i.Tail(25))
+				t.Logf("the end of %s's log:\n%s", i.Instance, i.Tail(25))
 			}
 		}
 	})
@@ -186,7 +185,7 @@ type Line struct {
 func (i *Instance) Lines() ([]Line, error) {
 	b, err := os.ReadFile(i.Log)
 	if err != nil {
-		return nil, fmt.Errorf("read the log of %s: %w", i.Name, err)
+		return nil, fmt.Errorf("read the log of %s: %w", i.Instance, err)
 	}
 	var out []Line
 	for s := range strings.Lines(string(b)) {

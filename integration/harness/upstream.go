@@ -6,9 +6,16 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 )
+
+// An Upstream is a server that routes are proxied to.
+type Upstream struct {
+	*httptest.Server
+	Slow atomic.Int32 // how many requests to /slow have arrived
+}
 
 // StartUpstream runs what the routes of Marked proxy to:
 //
@@ -16,13 +23,15 @@ import (
 //	/slow    answers after the time in ?for=
 //	/events  a stream of server-sent events, one each 50 ms, without end
 //	/ws      an upgrade, and then an echo of lines
-func StartUpstream(t *testing.T) *httptest.Server {
+func StartUpstream(t *testing.T) *Upstream {
 	t.Helper()
+	u := &Upstream{}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/echo/", func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, r.Header.Get("X-Mark")+" "+r.URL.Path)
 	})
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
+		u.Slow.Add(1)
 		d, err := time.ParseDuration(r.URL.Query().Get("for"))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
@@ -50,12 +59,12 @@ func StartUpstream(t *testing.T) *httptest.Server {
 		}
 	})
 	mux.HandleFunc("/ws", echoLines)
-	s := httptest.NewServer(mux)
+	u.Server = httptest.NewServer(mux)
 	t.Cleanup(func() {
-		s.CloseClientConnections()
-		s.Close()
+		u.CloseClientConnections()
+		u.Close()
 	})
-	return s
+	return u
 }
 
 // echoLines speaks the upgrade and then lines in place of WebSocket frames:

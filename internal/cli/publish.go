@@ -45,7 +45,10 @@ is live already makes no revision and no switch.`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var intent *rollout.Intent
-			if !p.noSwitch {
+			switch {
+			case p.noSwitch && p.wait:
+				return fail(ExitUsage, errors.New("--no-switch leaves nothing to --wait for"), "")
+			case !p.noSwitch:
 				intent = &rollout.Intent{Kind: rollout.IntentSwitch}
 				if err := p.apply(intent); err != nil {
 					return err
@@ -70,7 +73,6 @@ is live already makes no revision and no switch.`,
 	fs.BoolVar(&p.noSwitch, "no-switch", false, "add the revision to the history and switch nothing")
 	fs.BoolVar(&p.allowShrink, "allow-shrink", false, "allow taking away many routes or a whole host")
 	p.flags(cmd)
-	cmd.MarkFlagsMutuallyExclusive("no-switch", "wait")
 	return cmd
 }
 

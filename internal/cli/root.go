@@ -143,7 +143,7 @@ func (c *command) withStore(f func(*store.Store) error) error {
 func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
-			return fail(ExitUsage, err, fmt.Sprintf("usage: %s", cmd.UseLine()))
+			return fail(ExitUsage, fmt.Errorf("%s does not take %s", cmd.CommandPath(), plural(len(args), "argument")), "usage: "+cmd.UseLine())
 		}
 		return nil
 	}

@@ -52,6 +52,10 @@ func routectl() {
 //	refuser NAME GROUP WHY        an instance that refuses whatever it is asked to prepare
 //	sleeper NAME GROUP            an instance that never gets ready
 //	stop-instance NAME            end one of these, and wait until it is gone
+//	start NAME ARGS…              run routectl beside the script; it writes NAME.out and NAME.err
+//	appears FILE REGEXP           wait until the file has this
+//	interrupt NAME                as Ctrl-C would
+//	ends CODE NAME                wait for its end, and want this exit code
 //	forget-rollouts               delete every record of a rollout, as an etcd that went back
 //	secure-etcd FILE              another etcd, with the users and roles of FILE
 func TestScripts(t *testing.T) {
@@ -77,6 +81,10 @@ func TestScripts(t *testing.T) {
 			"refuser":         func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).puppet(ts, args[:2], args[2]) },
 			"sleeper":         func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).puppet(ts, args, "") },
 			"stop-instance":   func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).stop(ts, args[0]) },
+			"start":           func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).background(ts, args) },
+			"appears":         appears,
+			"interrupt":       func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).members[args[0]].stop() },
+			"ends":            func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).ends(ts, args) },
 			"forget-rollouts": forgetRollouts,
 			"secure-etcd":     secureEtcd,
 		},
@@ -190,6 +198,7 @@ type member struct {
 	stop func()
 	done chan struct{}
 	err  error
+	code int // of a routectl
 }
 
 func ours(ts *testscript.TestScript) *fleet { return ts.Value("fleet").(*fleet) }
@@ -297,6 +306,47 @@ func (f *fleet) await(ts *testscript.TestScript, m *member, want func(*rollout.V
 			ts.Fatalf("the instance did not register")
 		case <-tick.C:
 		}
+	}
+}
+
+// background runs routectl in this process, so that it can be interrupted
+// at any moment of its life.
+func (f *fleet) background(ts *testscript.TestScript, args []string) {
+	out, err := os.Create(ts.MkAbs(args[0] + ".out"))
+	ts.Check(err)
+	talk, err := os.Create(ts.MkAbs(args[0] + ".err"))
+	ts.Check(err)
+	env := cli.Env{Stdin: strings.NewReader(""), Stdout: out, Stderr: talk, Getenv: ts.Getenv, Now: time.Now}
+	var m *member
+	started := make(chan struct{})
+	m = f.start(args[0], func(ctx context.Context) error {
+		<-started
+		m.code = cli.Run(ctx, env, args[1:])
+		return errors.Join(out.Close(), talk.Close())
+	})
+	close(started)
+}
+
+func (f *fleet) ends(ts *testscript.TestScript, args []string) {
+	m := f.members[args[1]]
+	<-m.done
+	ts.Check(m.err)
+	delete(f.members, args[1])
+	if strconv.Itoa(m.code) != args[0] {
+		ts.Fatalf("%s ended with %d, want %s; it said:\n%s", args[1], m.code, args[0], ts.ReadFile(args[1]+".err"))
+	}
+}
+
+func appears(ts *testscript.TestScript, _ bool, args []string) {
+	want := regexp.MustCompile(`(?m)` + args[1])
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !want.MatchString(ts.ReadFile(args[0])) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s has no %q:\n%s", args[0], args[1], ts.ReadFile(args[0]))
+		}
+		<-tick.C
 	}
 }
 

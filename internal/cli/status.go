@@ -135,9 +135,11 @@ func readStatus(ctx context.Context, s *store.Store) (fleetStatus, error) {
 	for _, g := range sorted(v.Groups) {
 		a := v.Groups[g]
 		gs := groupStatus{Group: g, Epoch: a.Epoch, Stable: a.Stable, Back: a.Back, Registered: len(v.Ready[g]), Override: a.Override}
-		_, gs.Preparing = v.Prepares[g]
+		var next rollout.Prepare
+		next, gs.Preparing = v.Prepares[g]
 		for _, r := range v.Ready[g] {
-			if r.Nonce == a.Nonce && !r.Refused {
+			// What is prepared includes what is served: who holds the one holds the other.
+			if (r.Nonce == a.Nonce || gs.Preparing && r.Nonce == next.Nonce) && !r.Refused {
 				gs.Ready++
 			}
 		}

@@ -163,6 +163,10 @@ func (p *progress) look(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	p.out.Phase, p.out.Why, p.out.Epochs = r.Phase, r.Why, r.Epochs
+	if r.Phase.Final() && r.Phase != rollout.PhaseDone {
+		// What the last look found stays; those that were ready are not to blame.
+		p.out.Behind = slices.DeleteFunc(p.out.Behind, func(b behind) bool { return b.Why == stateReady })
+	}
 	switch r.Phase {
 	case rollout.PhaseAborted:
 		if r.Timeout > 0 && !r.Ended.Before(r.Started.Add(r.Timeout)) {
@@ -253,6 +257,9 @@ func (p *progress) instances(v *rollout.View, r rollout.Rollout) {
 	}
 }
 
+// stateReady is what is said of an instance that holds what was asked for.
+const stateReady = "ready"
+
 // instanceText says how far an instance is, and whether it is there. One that
 // serves a later epoch is: it was there in between.
 func instanceText(v *rollout.View, r rollout.Rollout, group, name string, goal version.Ref) (state string, there bool) {
@@ -274,7 +281,7 @@ func instanceText(v *rollout.View, r rollout.Rollout, group, name string, goal v
 	case nonce != "" && ready.Nonce == nonce && ready.Refused:
 		return "refused: " + ready.Why, false
 	case nonce != "" && ready.Nonce == nonce:
-		return "ready", false
+		return stateReady, false
 	case report.Preparing != nil && report.Preparing.Nonce == nonce:
 		return report.Preparing.Stage, false
 	case report.Stale != "":

@@ -7,12 +7,12 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
+	"time"
 )
 
 const (
 	spliceMin   = 16 << 10  // of what is left of a body, for splicing to pay
 	spliceStep  = 256 << 10 // moved within one write deadline
-	unwatchedUp = 64 << 10  // of a response's body, below which a client is not expected to stall
 	maxLine     = 1 << 10   // of a chunk's size line
 )
 
@@ -94,18 +94,22 @@ func (x *exchange) write(b []byte) *failure {
 }
 
 // armDown sees to it that a client that takes nothing does not hold the exchange
-// forever. What socket buffers take anyway needs no watching. net/http takes the deadline off afterwards.
+// forever, from the head on: of answers that nobody reads, or on an HTTP/2 stream
+// without a window, the first byte may block. The deadline comes idle and an
+// eighth to a quarter later. net/http takes it off afterwards.
 func (x *exchange) armDown() {
-	if x.f.Result.BytesOut < unwatchedUp {
-		return
-	}
 	now, idle := x.lib.now(), int64(x.u.def.IdleTimeout)
 	if x.deadline > 0 {
-		idle = max(min(idle, x.deadline-now), 1)
+		idle = max(min(idle, x.deadline-now), 8)
 	}
-	if x.downArm < now+idle || x.downArm > now+idle+idle/8 {
-		x.downArm = now + idle + idle/8
-		_ = x.control().SetWriteDeadline(x.lib.at(x.downArm))
+	if x.downArm < now+idle+idle/8 || x.downArm > now+idle+idle/4 {
+		x.downArm = now + idle + idle/4
+		at := x.lib.at(x.downArm)
+		if w, ok := x.w.(interface{ SetWriteDeadline(time.Time) error }); ok {
+			_ = w.SetWriteDeadline(at) // a controller of our own would be an allocation for each request
+		} else {
+			_ = x.control().SetWriteDeadline(at)
+		}
 	}
 }
 
@@ -372,7 +376,7 @@ func (x *exchange) copyTrailers() *failure {
 		if err != nil {
 			return badChunk(err.Error())
 		}
-		if !trailerAllowed(name) || !x.r.ProtoAtLeast(1, 1) {
+		if !trailerAllowed(name) || strings.HasPrefix(name, ownPrefix) || !x.r.ProtoAtLeast(1, 1) {
 			continue
 		}
 		// Once the head is out, net/http knows that chunks and so trailers are to follow.

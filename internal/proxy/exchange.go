@@ -12,6 +12,9 @@ import (
 const (
 	maxReplay  = 16 << 10               // a body of known size up to this is read first and can be sent twice
 	maxInfos   = 16                     // 1xx heads of one response
+	maxHops    = 16                     // times that a request may have come through routerd before
+	maxStalls  = 3                      // connects of one request that may run into their timeout
+	maxDown    = 8                      // targets known to be down that one request tries
 	lingerTime = 500 * time.Millisecond // for a client that still sends a body nobody wants
 )
 
@@ -36,12 +39,15 @@ var (
 	errNoResponse      = errors.New("no response head in time")
 	errOverall         = errors.New("exchange took too long")
 	errNoContinue      = errors.New("no 100 Continue") // not a failure
+	errLoop            = errors.New("the request goes round in a loop: an upstream leads back to routerd")
 )
 
 func (f *failure) status() int {
 	switch {
 	case f.err == errClientStalled:
 		return http.StatusRequestTimeout
+	case f.err == errLoop:
+		return http.StatusLoopDetected
 	case f.kind == KindRequest:
 		return http.StatusBadRequest
 	case f.kind == KindTooLarge:
@@ -143,10 +149,31 @@ func (x *exchange) prepare() *failure {
 			x.small = make([]byte, max(int(n), 1<<10))
 		}
 		x.small = x.small[:n]
-		if _, err := io.ReadFull(r.Body, x.small); err != nil {
-			return clientFailure(err)
+		if fail := x.readSmall(); fail != nil {
+			return fail
 		}
 		x.replay = true
+	}
+	return nil
+}
+
+// readSmall reads a whole body into x.small. The client may pause for as long
+// as a body of any size may; otherwise a few bytes that never come would hold the
+// request forever. The deadline ends with the body.
+func (x *exchange) readSmall() *failure {
+	for got := 0; got < len(x.small); {
+		at := x.lib.now() + int64(x.u.def.IdleTimeout)
+		if x.deadline > 0 {
+			at = min(at, x.deadline)
+		}
+		_ = x.control().SetReadDeadline(x.lib.at(at))
+		n, err := x.r.Body.Read(x.small[got:])
+		if got += n; err != nil && got < len(x.small) {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return clientFailure(err)
+		}
 	}
 	return nil
 }
@@ -154,10 +181,17 @@ func (x *exchange) prepare() *failure {
 // reach gets the head of a response, from whichever target takes the request.
 func (x *exchange) reach() *failure {
 	var last *failure
-	for {
+	for stalls, down := 0, 0; ; {
 		t := x.u.pick(x.shard, x.tried)
 		if t == nil {
 			return last
+		}
+		if t.downUntil.Load() != 0 {
+			// Many that are known to be down, or a few that swallow connects,
+			// shall not hold a request for long.
+			if down++; down > maxDown && last != nil {
+				return last
+			}
 		}
 		x.f.Result.Target = t.url
 		fail, stale := x.try(t, false)
@@ -169,6 +203,11 @@ func (x *exchange) reach() *failure {
 		}
 		// It took no connection.
 		last = fail
+		if fail.kind == KindTimeout {
+			if stalls++; stalls == maxStalls {
+				return fail
+			}
+		}
 		x.tried = append(x.tried, t)
 		if x.deadline > 0 && x.lib.now() >= x.deadline {
 			return &failure{KindTimeout, errOverall}
@@ -282,6 +321,9 @@ func (x *exchange) finalHead() *failure {
 func (x *exchange) goAhead() {
 	x.waits = forHead
 	x.since = x.lib.now()
+	if x.r.ProtoMajor == 1 {
+		x.armDown() // net/http writes 100 Continue when the body is first read
+	}
 	x.startUpload()
 }
 
@@ -296,6 +338,9 @@ func (x *exchange) inform(h *head) {
 	clear(to)
 	for _, f := range h.fields {
 		to[f.name] = append(to[f.name], f.value)
+	}
+	if x.r.ProtoMajor == 1 { // HTTP/2 would reset a stream whose final head comes after the deadline
+		x.armDown()
 	}
 	x.w.WriteHeader(h.status)
 	clear(to)

@@ -147,5 +147,6 @@ func (x *exchange) writeHead(status int, h http.Header) {
 	}
 	x.f.Result.Status = status
 	x.wrote, x.pending = true, true
+	x.armDown()
 	x.w.WriteHeader(status)
 }

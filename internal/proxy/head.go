@@ -28,6 +28,10 @@ type head struct {
 	trailer    string // of Trailer, joined
 }
 
+// maxListed is how many fields a response's Connection may name: each is looked
+// for among all others.
+const maxListed = 32
+
 var errBareLF = errors.New("line ends in a bare LF")
 
 // scanHead looks for the end of a head in b, of which the first seen bytes were
@@ -130,6 +134,8 @@ func (h *head) add(name, value string, drop []string) ([]string, error) {
 				h.close = true
 			case strings.EqualFold(tok, "keep-alive"):
 				h.keepAlive = true
+			case len(drop) == maxListed:
+				return drop, fmt.Errorf("Connection lists more than %d fields", maxListed)
 			default:
 				drop = append(drop, textproto.CanonicalMIMEHeaderKey(tok))
 			}

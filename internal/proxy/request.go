@@ -172,6 +172,14 @@ func (x *exchange) appendHead(b []byte, t *target) ([]byte, error) {
 			}
 		}
 	}
+	hops := hopsOf(r.Header)
+	if hops > maxHops {
+		return b, errLoop
+	}
+	b = append(b, hopsField+": "...)
+	b = strconv.AppendInt(b, int64(hops+1), 10)
+	b = append(b, "\r\n"...)
+	lines++
 	b, n = x.appendFraming(b)
 	lines += n
 	b = append(b, "\r\n"...)
@@ -189,7 +197,7 @@ func (x *exchange) passes(name string) bool {
 	switch name {
 	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
 		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Host", "Expect", "Http2-Settings",
-		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
+		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", hopsField:
 		return false
 	case "Via":
 		return x.lib.o.Via == ""
@@ -282,17 +290,18 @@ func (x *exchange) appendFraming(b []byte) (_ []byte, lines int) {
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 		lines++
 		if x.framing.trailers {
-			b = append(b, "Trailer: "...)
-			sep := ""
+			sep := "Trailer: "
 			for name := range r.Trailer {
-				if trailerAllowed(name) {
+				if x.trailerPasses(name) {
 					b = append(b, sep...)
 					b = append(b, name...)
 					sep = ", "
 				}
 			}
-			b = append(b, "\r\n"...)
-			lines++
+			if sep == ", " {
+				b = append(b, "\r\n"...)
+				lines++
+			}
 		}
 	case x.framing.length > 0 || r.Method == "POST" || r.Method == "PUT" || r.Method == "PATCH":
 		b = append(b, "Content-Length: "...)
@@ -319,6 +328,28 @@ func viaProto(r *http.Request) string {
 		return "2"
 	}
 	return strconv.Itoa(r.ProtoMajor) + "." + strconv.Itoa(r.ProtoMinor)
+}
+
+// What routerd says of itself in responses begins with ownPrefix. hopsField
+// counts in requests how often they came through it, so that an upstream that leads
+// back ends in 508, not with all connections of the instance taken.
+const (
+	ownPrefix = "Routerd-"
+	hopsField = ownPrefix + "Hops"
+)
+
+// hopsOf reads what this package wrote. A client that forges it can only have
+// its own request refused.
+func hopsOf(h http.Header) int {
+	v := h[hopsField]
+	if len(v) == 0 {
+		return 0
+	}
+	n, err := strconv.ParseUint(v[len(v)-1], 10, 16)
+	if err != nil {
+		return 0
+	}
+	return int(n)
 }
 
 // checkTarget refuses what a server could read as something else than one
@@ -351,6 +382,12 @@ func validHost(h string) bool {
 		}
 	}
 	return h != ""
+}
+
+// trailerPasses tells whether a trailer field of the client's goes upstream:
+// some servers take it for one of the head.
+func (x *exchange) trailerPasses(name string) bool {
+	return trailerAllowed(name) && name != hopsField && (x.f.TrustedPeer || !claim(name))
 }
 
 // trailerAllowed tells whether a field may come after the body: not what frames,

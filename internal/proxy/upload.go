@@ -16,6 +16,7 @@ type upload struct {
 	c        *conn
 	body     io.Reader
 	trailer  http.Header // filled in by body's end
+	passes   func(name string) bool
 	framing  framing
 	idle     int64
 	progress atomic.Int64 // when a byte last moved
@@ -40,7 +41,7 @@ func (x *exchange) startUpload() {
 		done:    make(chan struct{}),
 	}
 	if p.framing.trailers {
-		p.trailer = x.r.Trailer
+		p.trailer, p.passes = x.r.Trailer, x.trailerPasses
 	}
 	p.progress.Store(x.lib.now())
 	x.upload = p
@@ -143,7 +144,7 @@ func (p *upload) chunk(arr []byte, n int, end bool) []byte {
 	out := append(arr[begin:tail], "0\r\n"...)
 	for name, values := range p.trailer {
 		for _, v := range values {
-			if trailerAllowed(name) && validValue(v) {
+			if p.passes(name) && validValue(v) {
 				out = appendField(out, name, v)
 			}
 		}

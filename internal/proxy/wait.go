@@ -59,6 +59,11 @@ func (x *exchange) waited() *failure {
 	if x.unwatch == nil {
 		x.unwatch = context.AfterFunc(x.ctx, x.c.kill)
 	}
+	if x.wrote {
+		// It is not the client that is waited for. On HTTP/2 a write deadline
+		// that passes resets the stream even so.
+		x.armDown()
+	}
 	return nil
 }
 

@@ -18,7 +18,7 @@
 //
 // # Concurrency
 //
-// A Store, a Term and a Membership are safe for concurrent use. [Store.Open]
+// A Store, a Term and a Membership are safe for concurrent use. [Open]
 // dials nothing; the first call does. The functions that follow something
 // ([Store.WatchGroup], [Store.Watch]) block, and call back from the goroutine
 // they were called on. A Term and a Membership each run one goroutine that

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -204,7 +205,7 @@ func TestI10_WatchTellsOfARestoredCopy(t *testing.T) {
 	for n := 2; n <= 20; n++ {
 		rawPut(t, s, "groups/main", assignment(n))
 	}
-	ch := states(t, s, "main", WatchOptions{Reread: 2 * time.Second, Silence: time.Hour})
+	ch := states(t, s, "main", WatchOptions{Reread: 100 * time.Millisecond, Silence: time.Hour})
 	high := await(t, ch, "epoch is 20", epoch(20))
 	e.stop()
 	must(t, os.RemoveAll(filepath.Join(e.dir, "data")))
@@ -214,12 +215,45 @@ func TestI10_WatchTellsOfARestoredCopy(t *testing.T) {
 	if g.At >= high.At {
 		t.Errorf("at %d, and was at %d", g.At, high.At)
 	}
-	// The watch begins anew from there: the next news are not read, but told.
-	began := time.Now()
 	rawPut(t, s, "groups/main", assignment(2))
 	await(t, ch, "epoch is 2", epoch(2))
+}
+
+// farsighted has its first read in the distant future, as after etcd went back
+// under a watch that nothing disturbed.
+type farsighted struct {
+	*groupWatch
+	reads chan struct{}
+	n     int
+}
+
+func (f *farsighted) read(ctx context.Context) (int64, bool, error) {
+	at, news, err := f.groupWatch.read(ctx)
+	if f.n++; f.n == 1 {
+		at += 1 << 40
+	}
+	f.reads <- struct{}{}
+	return at, news, err
+}
+
+func TestI10_WatchDoesNotWaitForADistantFuture(t *testing.T) {
+	s := fleet(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	ch, done := make(chan GroupState, 100), make(chan struct{})
+	w := &farsighted{groupWatch: &groupWatch{s: s, group: "main", fn: func(g GroupState) { ch <- g }}, reads: make(chan struct{}, 100)}
+	go func() {
+		defer close(done)
+		_ = s.follow(ctx, WatchOptions{Reread: 2 * time.Second, Silence: time.Hour}, w.watched(), w)
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	for range 3 { // the first, the one that finds out, and the one of the new watch
+		<-w.reads
+	}
+	began := time.Now()
+	rawPut(t, s, "groups/main", assignment(1))
+	await(t, ch, "epoch is 1", epoch(1))
 	if took := time.Since(began); took > time.Second {
-		t.Errorf("the news took %v", took)
+		t.Errorf("it was read, not told: %v", took)
 	}
 }
 
@@ -296,7 +330,8 @@ func TestWakesForWhatAControllerDecidesOn(t *testing.T) {
 // what those do that it has; new ones pass.
 type blackhole struct {
 	path, to string
-	marker   []byte // what a client sends that makes its connection swallow the answers
+	marker   []byte // what a client sends that makes its connection swallow the answers, once
+	seen     atomic.Bool
 	l        net.Listener
 	wg       sync.WaitGroup
 
@@ -346,12 +381,12 @@ func (b *blackhole) accept() {
 		b.mu.Lock()
 		b.conns = append(b.conns, h)
 		b.mu.Unlock()
-		b.wg.Go(func() { h.copy(in, out, nil) })
-		b.wg.Go(func() { h.copy(out, in, b.marker) })
+		b.wg.Go(func() { b.copy(h, in, out, nil) })
+		b.wg.Go(func() { b.copy(h, out, in, b.marker) })
 	}
 }
 
-func (h *hole) copy(to io.WriteCloser, from io.Reader, marker []byte) {
+func (b *blackhole) copy(h *hole, to io.WriteCloser, from io.Reader, marker []byte) {
 	defer func() { _ = to.Close() }()
 	buf := make([]byte, 32<<10)
 	for {
@@ -361,7 +396,9 @@ func (h *hole) copy(to io.WriteCloser, from io.Reader, marker []byte) {
 		}
 		h.mu.Lock()
 		swallowed := h.closed
-		h.closed = h.closed || len(marker) > 0 && bytes.Contains(buf[:n], marker)
+		if len(marker) > 0 && bytes.Contains(buf[:n], marker) && b.seen.CompareAndSwap(false, true) {
+			h.closed = true
+		}
 		h.mu.Unlock()
 		if !swallowed {
 			if _, err := to.Write(buf[:n]); err != nil {
