@@ -16,8 +16,12 @@ import (
 // in a header it sets on the answer, in one it sets on the request sent
 // upstream, and in the body it answers itself. An answer that was put together
 // of two revisions shows two marks.
+//
+// Beside them stand routes that nobody asks for, so that a revision which is
+// kept after its time shows in the heap.
 func Marked(mark int, upstream string) string {
-	return fmt.Sprintf(`apiVersion: routerd/v1
+	var b strings.Builder
+	fmt.Fprintf(&b, `apiVersion: routerd/v1
 module: marked
 upstreams:
   echo: {targets: [%[2]q]}
@@ -29,9 +33,12 @@ routes:
   - {name: ws, path: /ws, proxy: {upstream: echo}}
   - {name: slow, path: /slow, proxy: {upstream: echo}}
   - {name: events, path: /events, proxy: {upstream: echo}}
-tests:
-  - {request: GET /own, expect: {route: own-%[1]d}}
 `, mark, upstream)
+	for i := range 200 {
+		fmt.Fprintf(&b, "  - {name: pad-%[1]d, path: \"/pad/%[1]d/{id}\", respond: \"%[2]d of %[1]d\"}\n", i, mark)
+	}
+	fmt.Fprintf(&b, "tests:\n  - {request: GET /own, expect: {route: own-%d}}\n", mark)
+	return b.String()
 }
 
 // Ballast returns a route file of another module with n routes that never

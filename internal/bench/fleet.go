@@ -114,7 +114,7 @@ func (f *fleet) join(ctx context.Context, n int) error {
 		Library: engine.NewLibrary(proxy.Options{}, middleware.Env{}), Cache: version.NewCache(4096),
 	}, agent.Options{
 		Who:          rollout.Instance{Instance: name, Group: "main", Address: "127.0.0.1:0", Version: "bench"},
-		StateDir:     filepath.Join("/dev/shm/rb", filepath.Base(f.dir), name),
+		StateDir:     filepath.Join(f.dir, name),
 		Compile:      engine.Options{Budget: engine.Budget{Memory: compileMemory, Percent: compilePercent}},
 		Capabilities: engine.Capabilities(),
 	})

@@ -65,7 +65,7 @@ ROUTECTL_ENDPOINTS.`,
 		return fail(ExitUsage, err, fmt.Sprintf("%s --help lists the flags", cmd.CommandPath()))
 	})
 	fs := root.PersistentFlags()
-	fs.StringSliceVar(&c.endpoints, "endpoints", []string{"127.0.0.1:2379"}, "addresses of etcd's clients' listeners, separated by commas")
+	fs.StringSliceVar(&c.endpoints, "endpoints", []string{"127.0.0.1:2379"}, "where etcd listens for clients, separated by commas")
 	fs.StringVar(&c.prefix, "prefix", "/routerd", "where the fleet lives in etcd: the prefix of its keys")
 	fs.StringVar(&c.user, "user", "", "name of the etcd user")
 	fs.StringVar(&c.password, "password", "", "password of the etcd user, or file:PATH to read it from a file")

@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	spliceMin   = 16 << 10  // of what is left of a body, for splicing to pay
-	spliceStep  = 256 << 10 // moved within one write deadline
-	maxLine     = 1 << 10   // of a chunk's size line
+	spliceMin  = 16 << 10  // of what is left of a body, for splicing to pay
+	spliceStep = 256 << 10 // moved within one write deadline
+	maxLine    = 1 << 10   // of a chunk's size line
 )
 
 // respond hands the response to the client.

@@ -106,6 +106,7 @@ func (x *exchange) fail(fail *failure) {
 		}
 		x.abort()
 	}
+	x.deadline = 0 // may have passed; the answer has time to be taken
 	status := fail.status()
 	h := x.w.Header()
 	text := http.StatusText(status) + "\n"

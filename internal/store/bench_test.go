@@ -36,7 +36,7 @@ func populate(b *testing.B) *Store {
 	}
 	for i := range 200 {
 		o := rollout.Rollout{Intent: rollout.Intent{ID: fmt.Sprintf("x%03d", i)}, Phase: rollout.PhaseDone}
-		if _, err := raw(b, s).Put(ctx, s.key(dirRollouts+o.ID), string(put("", o).ValueBytes())); err != nil {
+		if _, err := raw(b, s).Put(ctx, s.key(dirEnded+o.ID), string(put("", o).ValueBytes())); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -160,13 +160,11 @@ func (g *collection) run(ctx context.Context, by string) error {
 		return err
 	}
 	served := g.unserved(v, used.digests)
-	rollouts, err := g.beyond(ctx, dirRollouts, g.keep.Rollouts, func(key string) bool {
-		return slices.ContainsFunc(v.Rollouts, func(o rollout.Rollout) bool { return o.ID == s.name(key, dirRollouts) })
-	})
+	rollouts, err := g.beyond(ctx, dirEnded, g.keep.Rollouts)
 	if err != nil {
 		return err
 	}
-	audit, err := g.beyond(ctx, dirAudit, g.keep.Audit, func(string) bool { return false })
+	audit, err := g.beyond(ctx, dirAudit, g.keep.Audit)
 	if err != nil {
 		return err
 	}
@@ -306,14 +304,11 @@ func (g *collection) unserved(v *rollout.View, keep map[version.Digest]bool) (ke
 	return keys
 }
 
-// beyond returns the keys under dir but for the last keep of those that are
-// not in use.
-func (g *collection) beyond(ctx context.Context, dir string, keep int, used func(key string) bool) ([]string, error) {
+// beyond returns the keys under dir but for the last keep of them.
+func (g *collection) beyond(ctx context.Context, dir string, keep int) ([]string, error) {
 	var all []string
 	err := g.keys(ctx, dir, func(key string) error {
-		if !used(key) {
-			all = append(all, key)
-		}
+		all = append(all, key)
 		return nil
 	})
 	return all[:max(0, len(all)-keep)], err

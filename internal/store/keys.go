@@ -27,7 +27,8 @@ const (
 	dirInstances = "instances/"
 	dirReports   = "reports/"
 	dirIntents   = "intents/"
-	dirRollouts  = "rollouts/"
+	dirRollouts  = "rollouts/" // those under way
+	dirEnded     = "ended/"    // rollouts that ended: nobody decides on them, so no view reads them
 	dirCondemned = "condemned/"
 	dirServed    = "served/"
 	dirAudit     = "audit/"

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -99,18 +100,42 @@ func (s *Store) Audit(ctx context.Context, limit int, before string) (entries []
 // Rollouts returns the newest rollouts first, those that ended too, at most
 // limit of them, or all with limit 0.
 func (s *Store) Rollouts(ctx context.Context, limit int) ([]rollout.Rollout, error) {
-	return list[rollout.Rollout](ctx, s, "read rollouts", dirRollouts, clientv3.GetPrefixRangeEnd(s.key(dirRollouts)), limit)
+	var all []rollout.Rollout
+	for _, dir := range []string{dirRollouts, dirEnded} {
+		some, err := list[rollout.Rollout](ctx, s, "read rollouts", dir, clientv3.GetPrefixRangeEnd(s.key(dir)), limit)
+		if err != nil {
+			return nil, err
+		}
+		all = append(some, all...)
+	}
+	// One that ended between the two reads is in both: what it is now comes first.
+	slices.SortStableFunc(all, func(a, b rollout.Rollout) int { return strings.Compare(b.ID, a.ID) })
+	all = slices.CompactFunc(all, func(a, b rollout.Rollout) bool { return a.ID == b.ID })
+	if limit > 0 {
+		all = all[:min(limit, len(all))]
+	}
+	return all, nil
 }
 
-// Rollout returns one rollout, or ErrNotFound.
+// Rollout returns one rollout, under way or ended, or ErrNotFound.
 func (s *Store) Rollout(ctx context.Context, id string) (rollout.Rollout, error) {
 	var o rollout.Rollout
-	b, err := s.value(ctx, "read rollout "+id, s.key(dirRollouts+id))
+	what := "read rollout " + id
+	resp, err := s.txn(ctx, what, s.key(dirRollouts+id), nil, []clientv3.Op{
+		clientv3.OpGet(s.key(dirRollouts + id)), clientv3.OpGet(s.key(dirEnded + id)),
+	}, nil)
 	if err != nil {
 		return o, err
 	}
-	if err := json.Unmarshal(b, &o); err != nil {
-		return o, fmt.Errorf("read rollout %s: %w: %w", id, ErrCorrupt, err)
+	kv := onlyKV(resp, 0)
+	if kv == nil {
+		kv = onlyKV(resp, 1)
+	}
+	if kv == nil {
+		return o, fmt.Errorf("%s: %w", what, ErrNotFound)
+	}
+	if err := json.Unmarshal(kv.Value, &o); err != nil {
+		return o, fmt.Errorf("%s: %w: %w", what, ErrCorrupt, err)
 	}
 	return o, nil
 }

@@ -187,6 +187,11 @@ func (s *Store) changeOps(at *rollout.View, c rollout.Change) ([]clientv3.Op, er
 		add(clientv3.OpDelete(s.key(dirPrepares + g)))
 	}
 	for _, o := range c.Rollouts {
+		if o.Phase.Final() {
+			add(put(s.key(dirEnded+o.ID), o))
+			add(clientv3.OpDelete(s.key(dirRollouts + o.ID)))
+			continue
+		}
 		add(put(s.key(dirRollouts+o.ID), o))
 	}
 	for _, id := range c.Done {

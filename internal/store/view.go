@@ -17,12 +17,10 @@ import (
 	"routerd.dev/internal/version"
 )
 
-// cache spares a View what cannot have changed: revisions are immutable, and
-// so is a rollout at a mod revision.
+// cache spares a View what cannot have changed: revisions are immutable.
 type cache struct {
 	mu        sync.Mutex
 	revisions map[version.Ref]version.Revision
-	finals    map[string]int64 // rollout key → mod revision at which it was final
 }
 
 // View reads every record that decides what happens next at one revision of
@@ -171,26 +169,11 @@ func (r *viewReader) intents(kvs []*mvccpb.KeyValue) {
 }
 
 func (r *viewReader) rollouts(kvs []*mvccpb.KeyValue) {
-	c := &r.s.cache
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	finals := make(map[string]int64, len(kvs))
 	for _, kv := range kvs {
-		key := string(kv.Key)
-		if c.finals[key] == kv.ModRevision {
-			finals[key] = kv.ModRevision
-			continue
-		}
-		_, o, ok := record(r, kv, dirRollouts, func(o *rollout.Rollout) string { return o.ID })
-		switch {
-		case !ok:
-		case o.Phase.Final():
-			finals[key] = kv.ModRevision
-		default:
+		if _, o, ok := record(r, kv, dirRollouts, func(o *rollout.Rollout) string { return o.ID }); ok && !o.Phase.Final() {
 			r.v.Rollouts = append(r.v.Rollouts, o)
 		}
 	}
-	c.finals = finals
 	slices.SortFunc(r.v.Rollouts, func(a, b rollout.Rollout) int {
 		return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.ID, b.ID))
 	})
