@@ -27,8 +27,12 @@ const (
 	compileMemory  = 1 << 30
 )
 
+// fleetOptions say how many agents, and whether their state directories are in
+// memory: each of many machines has a disk of its own, here they would share one,
+// and with etcd.
 type fleetOptions struct {
 	agents int
+	memory bool
 }
 
 // A fleet is agents of one group in this process, each with a connection to
@@ -40,6 +44,7 @@ type fleet struct {
 	fetched atomic.Int64 // bytes that agents fetched
 
 	dir     string
+	states  string // state directories; under dir, or in memory
 	etcd    *child
 	stores  []*store.Store
 	end     context.CancelFunc
@@ -48,6 +53,9 @@ type fleet struct {
 	mu   sync.Mutex
 	trip *trip // nil between trips
 }
+
+// memoryDir is where Linux keeps files in memory.
+const memoryDir = "/dev/shm"
 
 // newFleet returns a fleet whose agents have all joined. Who gets one closes it.
 func newFleet(ctx context.Context, b *bench, o fleetOptions) (f *fleet, err error) {
@@ -59,6 +67,12 @@ func newFleet(ctx context.Context, b *bench, o fleetOptions) (f *fleet, err erro
 	}()
 	if f.dir, err = os.MkdirTemp(b.dir, "fleet-"); err != nil {
 		return f, err
+	}
+	f.states = f.dir
+	if o.memory {
+		if f.states, err = os.MkdirTemp(memoryDir, "routerd-bench-"); err != nil {
+			return f, err
+		}
 	}
 	if f.etcd, err = b.startChild(ctx, "etcd", etcdSpec{Dir: filepath.Join(f.dir, "etcd")}); err != nil {
 		return f, err
@@ -114,7 +128,7 @@ func (f *fleet) join(ctx context.Context, n int) error {
 		Library: engine.NewLibrary(proxy.Options{}, middleware.Env{}), Cache: version.NewCache(4096),
 	}, agent.Options{
 		Who:          rollout.Instance{Instance: name, Group: "main", Address: "127.0.0.1:0", Version: "bench"},
-		StateDir:     filepath.Join(f.dir, name),
+		StateDir:     filepath.Join(f.states, name),
 		Compile:      engine.Options{Budget: engine.Budget{Memory: compileMemory, Percent: compilePercent}},
 		Capabilities: engine.Capabilities(),
 	})
@@ -133,7 +147,7 @@ func (f *fleet) close(err error) error {
 	for _, s := range f.stores {
 		err = errors.Join(err, s.Close())
 	}
-	return errors.Join(err, f.etcd.stop(), os.RemoveAll(f.dir))
+	return errors.Join(err, f.etcd.stop(), os.RemoveAll(f.states), os.RemoveAll(f.dir))
 }
 
 // patience bounds every wait.

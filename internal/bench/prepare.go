@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 )
@@ -23,9 +24,13 @@ func measurePrepare(ctx context.Context, b *bench) (_ []Figure, err error) {
 	defer func() { err = errors.Join(err, router.stop()) }()
 
 	l := &load{address: router.Address, host: benchHost, path: proxiedPath}
-	most, err := l.most(ctx)
-	if err != nil {
-		return nil, err
+	most := math.Inf(1)
+	for range 3 { // others may use the machine too: what it can do at least
+		m, err := l.most(ctx)
+		if err != nil {
+			return nil, err
+		}
+		most = min(most, m)
 	}
 	pairs := b.of(12, 3)
 	loaded, end := context.WithCancel(ctx)
@@ -78,7 +83,7 @@ func measurePrepare(ctx context.Context, b *bench) (_ []Figure, err error) {
 // most is how many requests a second are answered when each connection sends
 // the next as soon as the last is answered.
 func (l *load) most(ctx context.Context) (float64, error) {
-	const seconds = 2
+	const seconds = 1
 	l.window.Store(0)
 	ctx, cancel := context.WithTimeout(ctx, seconds*time.Second)
 	defer cancel()

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime"
+	"slices"
 
 	"routerd.dev/internal/engine"
 	"routerd.dev/internal/route"
@@ -18,16 +20,19 @@ func measureSwitch(ctx context.Context, b *bench) ([]Figure, error) {
 		return nil, err
 	}
 	all := []Figure{figure("this disk makes 2 KiB last", sync, "ms").note("etcd waits for it in each write")}
-	sizes := []struct{ agents, switches int }{{1, 20}, {5, 40}, {50, 40}}
-	if b.quick {
-		sizes = []struct{ agents, switches int }{{1, 3}, {5, 3}}
-	}
 	checked := takeTurns(5, runtime.GC, func() { engine.Check(thousand(0)) })[1]
 	all = append(all, figure("before it: the publisher checks 1,000 routes", median(each(checked, milli)), "ms").note("not part of what follows"))
-	for _, s := range sizes {
-		fs, err := switches(ctx, b, s.agents, s.switches)
+	fleets := []fleetOptions{{agents: 1}, {agents: 5}, {agents: 50, memory: true}, {agents: 50}}
+	if info, err := os.Stat(memoryDir); err != nil || !info.IsDir() {
+		fleets = slices.Delete(fleets, 2, 3)
+	}
+	if b.quick {
+		fleets = fleets[:2]
+	}
+	for _, o := range fleets {
+		fs, err := switches(ctx, b, o)
 		if err != nil {
-			return all, fmt.Errorf("%d instances: %w", s.agents, err)
+			return all, fmt.Errorf("%d instances: %w", o.agents, err)
 		}
 		all = append(all, fs...)
 	}
@@ -39,8 +44,8 @@ func thousand(n int) *route.Table {
 	return oneHost(restPaths(1000), respond(fmt.Sprintf("revision %d", n)))
 }
 
-func switches(ctx context.Context, b *bench, agents, n int) (_ []Figure, err error) {
-	f, err := newFleet(ctx, b, fleetOptions{agents: agents})
+func switches(ctx context.Context, b *bench, o fleetOptions) (_ []Figure, err error) {
+	f, err := newFleet(ctx, b, o)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +61,7 @@ func switches(ctx context.Context, b *bench, agents, n int) (_ []Figure, err err
 		}
 	}
 	var forth, back []*trip
-	for range n {
+	for range b.of(40, 3) {
 		t, err := publish()
 		if err != nil {
 			return nil, err
@@ -67,18 +72,21 @@ func switches(ctx context.Context, b *bench, agents, n int) (_ []Figure, err err
 		}
 		back = append(back, t)
 	}
-	b.say("switch: %d instances done", agents)
-	return append(tripFigures(agents, "publish", forth), tripFigures(agents, "rollback", back)...), nil
+	name := fmt.Sprintf("%d instances: ", o.agents)
+	if o.memory {
+		name = fmt.Sprintf("%d instances, state in memory: ", o.agents)
+	}
+	b.say("switch: %d instances done", o.agents)
+	return append(tripFigures(o.agents, name+"publish", forth), tripFigures(o.agents, name+"rollback", back)...), nil
 }
 
 // tripFigures says how long trips took and where the time went.
 func tripFigures(agents int, what string, trips []*trip) []Figure {
-	name := func(s string) string { return fmt.Sprintf("%d× %s", agents, s) }
 	total := over(trips, func(t *trip) float64 { return ms(t.last().Sub(t.began)) })
 	spread := func(vs []float64) string {
 		return fmt.Sprintf("p90 %s, p99 %s ms of %d", short(quantile(vs, 0.9)), short(quantile(vs, 0.99)), len(vs))
 	}
-	whole := figure(name(what+" → last serving"), median(total), "ms").note("median; %s", spread(total))
+	whole := figure(what+" → last serving", median(total), "ms").note("median; %s", spread(total))
 	if agents == 5 {
 		whole = whole.atMost(50)
 	}
@@ -88,8 +96,9 @@ func tripFigures(agents int, what string, trips []*trip) []Figure {
 		all = append(all, figure("    "+s, median(took), "ms").note("p90 %s ms", short(quantile(took, 0.9))))
 	}
 	committed := over(trips, func(t *trip) float64 { return ms(t.last().Sub(t.commit.began)) })
-	last := figure(name(what+": commit → last, p99"), quantile(committed, 0.99), "ms").
-		note("from the call that commits; median %s; the lead to the instant is in it", short(median(committed)))
+	last := figure(what+": commit → last, p99", quantile(committed, 0.99), "ms").
+		note("from the call that commits, the lead to the instant is in it; median %s; %s ms of processor time from its answer to the last",
+			short(median(committed)), short(median(over(trips, func(t *trip) float64 { return ms(t.cpuAtLast - t.cpuAtCommit) }))))
 	if agents == 50 {
 		last = last.atMost(50)
 	}
@@ -103,9 +112,9 @@ func tripFigures(agents int, what string, trips []*trip) []Figure {
 		lost += t.lost
 	}
 	return append(all, last,
-		figure(name(what+": first swap → last"), median(skew), "ms").note("median; %s", spread(skew)),
-		figure(name(what+": processor time, each instance"), median(used), "ms").note("of this process: its share of publisher and controller is in it"),
-		figure(name(what+": reads of the controller"), median(looks), "").note("median %s ms each; %d of its writes in all came too late", short(median(slow)), lost),
+		figure(what+": first swap → last", median(skew), "ms").note("median; %s", spread(skew)),
+		figure(what+": processor time, each instance", median(used), "ms").note("of this process: its share of publisher and controller is in it"),
+		figure(what+": reads of the controller", median(looks), "").note("median %s ms each; %d of its writes in all came too late", short(median(slow)), lost),
 	)
 }
 

@@ -69,21 +69,51 @@ func normalized(modules ...*route.Module) *route.Table {
 	return t
 }
 
-// manyTeams is a table of modules with hosts of their own and a route test
-// each.
+// words are what the paths of teams are made of.
+const words = `account address agent alert archive article asset audit badge balance bank basket batch bill booking branch bucket
+budget campaign card carrier cart case catalog category channel charge claim client cluster comment company contact contract coupon course
+credit customer device discount dispute document domain draft driver event export feature feed fee file filter folder form fulfilment gallery
+gift grant group guest history image import inbox incident index invoice issue item job journal key label lead ledger letter license limit
+link location log map market meeting member menu merchant message meter metric mission model module node note notice offer option order
+organisation owner package page partner patient payment payout period permission person phone photo pipeline plan point policy portfolio
+price product profile project promotion property provider quota quote rate receipt record refund region release reminder report request
+reservation review reward role room route rule sale sample schedule scope search segment seller sensor session setting shift shipment shop
+signal site slot snapshot source stage statement station status store stream subscription supplier survey tag target task tax team template
+tenant territory ticket token topic track transfer trip unit upload user vehicle vendor version visit voucher wallet warehouse webhook zone`
+
+// manyTeams is a table of modules with hosts, upstreams and a route test of
+// their own. No two teams have the same paths, as in life.
 func manyTeams(modules, hosts, routes int) *route.Table {
+	vocabulary := strings.Fields(words)
 	var all []*route.Module
 	for m := range modules {
-		mod := &route.Module{Name: fmt.Sprintf("team-%03d", m)}
+		dice := rand.New(rand.NewPCG(uint64(m), 1))
+		word := func() string { return vocabulary[dice.IntN(len(vocabulary))] }
+		mod := &route.Module{Name: fmt.Sprintf("%s-%03d", word(), m)}
+		for _, service := range []string{"read", "write", "batch"} {
+			u := route.Upstream{Name: service}
+			for target := range 2 {
+				u.Targets = append(u.Targets, route.Target{URL: fmt.Sprintf("http://%s-%d.team%d.internal:8080", service, target, m)})
+			}
+			mod.Upstreams = append(mod.Upstreams, u)
+		}
 		for h := range hosts {
-			for i, p := range restPaths(routes / hosts) {
+			host := fmt.Sprintf("%s-%d.team%d.example.com", word(), h, m)
+			for i := 0; i < routes/hosts; i++ {
+				thing := fmt.Sprintf("%s-%s", word(), word())
+				path := fmt.Sprintf("/v%d/%s/%s%d", 1+dice.IntN(3), word(), thing, i)
+				at := dice.IntN(4)
+				path += []string{"", "/{id}", "/{id}/" + word(), "/{id}/" + word() + "/{" + word() + "}"}[at]
 				mod.Routes = append(mod.Routes, route.Route{
-					Name: fmt.Sprintf("h%d-r%d", h, i), Hosts: []string{fmt.Sprintf("h%d.team%d.example.com", h, m)},
-					Methods: []string{"GET"}, Path: p, Action: respond(""),
+					Name: fmt.Sprintf("%s-%d-%d", thing, h, i), Hosts: []string{host}, Methods: []string{[]string{"GET", "POST", "PUT", "DELETE"}[dice.IntN(4)]},
+					Path: path, Action: route.Action{Proxy: &route.Proxy{Upstream: mod.Upstreams[dice.IntN(3)].Name}},
 				})
 			}
 		}
-		mod.Tests = []route.Test{{Name: "first", Method: "GET", URL: fmt.Sprintf("http://h0.team%d.example.com/api/service-0/v1/resource0", m), Route: "h0-r0"}}
+		r := &mod.Routes[0]
+		mod.Tests = []route.Test{{
+			Name: "first", Method: r.Methods[0], URL: "http://" + r.Hosts[0] + strings.NewReplacer("{", "a", "}", "b").Replace(r.Path), Route: r.Name,
+		}}
 		all = append(all, mod)
 	}
 	return normalized(all...)

@@ -15,15 +15,16 @@ type trip struct {
 	missing int           // instances that have not swapped yet
 	done    chan struct{} // closed when none is missing
 
-	began, published          time.Time // the publisher's call, and its return
-	askedFirst, askedAll      write     // the prepares; zero when there was none
-	commit                    write
-	instant                   time.Time // that the commit named
-	swaps                     []time.Time
-	looks                     []float64 // how long the controller's reads took, in ms
-	lost                      int       // writes of the controller that came too late
-	cpuAtBegin                time.Duration
-	cpuAtPublished, cpuAtLast time.Duration
+	began, published     time.Time // the publisher's call, and its return
+	askedFirst, askedAll write     // the prepares; zero when there was none
+	commit               write
+	instant              time.Time // that the commit named
+	swaps                []time.Time
+	looks                []float64 // how long the controller's reads took, in ms
+	lost                 int       // writes of the controller that came too late
+
+	// Processor time of this process.
+	cpuAtBegin, cpuAtPublished, cpuAtCommit, cpuAtLast time.Duration
 }
 
 // A write is one transaction of the controller.
@@ -78,7 +79,7 @@ func (f *fleet) applied(c rollout.Change, began, ended time.Time, err error) {
 		}
 		for _, a := range c.Groups {
 			if a.Stable.Digest == t.to {
-				t.commit, t.instant = w, a.Instant
+				t.commit, t.instant, t.cpuAtCommit = w, a.Instant, cpu()
 			}
 		}
 	})
@@ -112,7 +113,11 @@ func (t *trip) stages() []stage {
 		reach("until the first is ready", t.askedAll.began)
 		reach("ask all", t.askedAll.ended)
 	}
-	reach("until all are ready, and the controller knows", t.commit.began)
+	if len(all) == 0 {
+		reach("until the request is written and the controller knows", t.commit.began)
+	} else {
+		reach("until all are ready and the controller knows", t.commit.began)
+	}
 	reach("commit", t.commit.ended)
 	reach("until the instant", t.instant)
 	reach("until the last has swapped", t.last())

@@ -252,7 +252,7 @@ func (f *fleet) serve(ts *testscript.TestScript, args []string, controller bool)
 	cfg.Endpoints, cfg.Prefix = []string{ts.Getenv("ROUTECTL_ENDPOINTS")}, ts.Getenv("ROUTECTL_PREFIX")
 	cfg.EtcdUser, cfg.EtcdPassword = ts.Getenv("ROUTERD_ETCD_USER"), ts.Getenv("ROUTERD_ETCD_PASSWORD")
 	cfg.StateDir = filepath.Join(f.work, ".state", name)
-	cfg.LogLevel = "error"
+	cfg.LogLevel = "warn"
 	m := f.start(name, func(ctx context.Context) error { return daemon.Serve(ctx, cfg) })
 	f.await(ts, m, func(v *rollout.View) bool {
 		_, ok := v.Ready[group][name]

@@ -41,7 +41,7 @@ type Forward struct {
 const statusClientGone = 499
 
 // Forward sends r to one of u's targets and the response to w, streaming both.
-// It answers 400, 408, 413, 502 or 504 itself when nothing was sent yet. A response
+// It answers 400, 408, 413, 502, 504 or 508 itself when nothing was sent yet. A response
 // that cannot be completed ends in panic(http.ErrAbortHandler), so that it never
 // looks complete (I11), and so does an exchange whose client went away; f.Result is
 // set then too. The returned Result is f.Result.

@@ -19,7 +19,7 @@ type ErrKind uint8
 // been sent before; when the head had been, the response is cut off instead.
 const (
 	KindNone          ErrKind = iota
-	KindRequest               // the request cannot be forwarded safely: 400
+	KindRequest               // the request cannot be forwarded safely: 400, or 508 when it goes round in a loop
 	KindTooLarge              // the request's body went over http.MaxBytesReader's limit: 413
 	KindConnect               // no target took a connection: 502
 	KindTimeout               // connect, response, idle or overall timeout: 504, or 408 when the client stalled
