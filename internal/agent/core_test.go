@@ -269,7 +269,8 @@ func TestChooseMapsCandidatesToThisInstance(t *testing.T) {
 func TestUrgentComesFirst(t *testing.T) {
 	c := newCore("me", "g")
 	now := time.Unix(1000, 0)
-	c.saw(record{at: 1, fleet: "f",
+	c.saw(record{
+		at: 1, fleet: "f",
 		assignment: &rollout.Assignment{Group: "g", Epoch: 1, Nonce: "n", Stable: ref(1), Set: []version.Ref{ref(4), ref(1)}},
 		prepare:    &rollout.Prepare{Group: "g", Nonce: "p", Set: []version.Ref{ref(5), ref(1)}},
 	}, now)

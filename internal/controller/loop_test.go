@@ -128,8 +128,11 @@ func TestWakes(t *testing.T) {
 			store.Wake
 			want int
 		}{
-			{store.Wake{At: 9}, 0}, {store.Wake{At: 10}, 0}, {store.Wake{At: 11}, 1},
-			{store.Wake{Err: errors.New("away")}, 0}, {store.Wake{At: 12}, 1},
+			{store.Wake{At: 9}, 0},
+			{store.Wake{At: 10}, 0},
+			{store.Wake{At: 11}, 1},
+			{store.Wake{Err: errors.New("away")}, 0},
+			{store.Wake{At: 12}, 1},
 		} {
 			s.wake(w.Wake)
 			synctest.Wait()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -35,6 +36,7 @@ type instance struct {
 	store   *store.Store
 	lib     *engine.Library
 	sw      *engine.Switch
+	front   *front
 	agent   *agent.Agent
 	control *controller.Controller // nil unless it stands for election
 	access  *telemetry.AccessLog   // nil for none
@@ -65,13 +67,13 @@ func newInstance(ctx context.Context, cfg Config, logTo telemetry.Config) (_ *in
 	if i.tele, err = telemetry.New(ctx, logTo); err != nil {
 		return nil, err
 	}
-	i.log = i.tele.Logger.With("instance", cfg.Instance)
+	i.log = i.tele.Logger.With("group", cfg.Group, "instance", cfg.Instance)
 	if i.state, err = lockState(cfg.StateDir); err != nil {
 		return nil, err
 	}
 	if cfg.AccessLog != "" {
-		if i.access, err = telemetry.OpenAccessLog(cfg.AccessLog, i.log); err != nil {
-			return nil, err
+		if i.access, err = telemetry.OpenAccessLog(cfg.AccessLog, i.log, slog.String("group", cfg.Group), slog.String("instance", cfg.Instance)); err != nil {
+			return nil, fmt.Errorf("access-log: %w", err)
 		}
 	}
 	if err := i.buildDataPlane(); err != nil {
@@ -80,7 +82,10 @@ func newInstance(ctx context.Context, cfg Config, logTo telemetry.Config) (_ *in
 	if err := i.bind(); err != nil {
 		return nil, err
 	}
-	return i, i.buildControl()
+	if err := i.buildControl(); err != nil {
+		return nil, err
+	}
+	return i, nil
 }
 
 func (c *Config) paths() route.PathOptions {
@@ -90,7 +95,7 @@ func (c *Config) paths() route.PathOptions {
 func (i *instance) buildDataPlane() error {
 	i.lib = engine.NewLibrary(proxy.Options{}, middleware.Env{Path: i.cfg.paths()})
 	i.tele.Requests.Add(i.lib.Counters)
-	front := engine.FrontOptions{
+	o := engine.FrontOptions{
 		ResponseHeaders: i.cfg.ResponseHeaders,
 		Path:            i.cfg.paths(),
 		MaxBody:         i.cfg.MaxBodyBytes,
@@ -99,18 +104,19 @@ func (i *instance) buildDataPlane() error {
 	if i.access != nil {
 		observers = append(observers, i.access)
 	}
-	front.Observer = telemetry.Observers(observers...)
+	o.Observer = telemetry.Observers(observers...)
 	if i.tele.Tracing {
-		front.Propagate = i.tele.Propagate
+		o.Propagate = i.tele.Propagate
 	}
 	for _, p := range i.cfg.TrustedProxies {
 		prefix, err := parsePrefix(p)
 		if err != nil {
 			return fmt.Errorf("trusted-proxies: %w", err)
 		}
-		front.TrustedProxies = append(front.TrustedProxies, prefix)
+		o.TrustedProxies = append(o.TrustedProxies, prefix)
 	}
-	i.sw = engine.NewSwitch(front)
+	i.sw = engine.NewSwitch(o)
+	i.front = &front{next: i.tele.Traced(i.sw)}
 	return nil
 }
 
@@ -122,7 +128,7 @@ func (i *instance) bind() (err error) {
 		}
 	}
 	tlsConfig := i.cert.config()
-	if i.fronts, err = i.cfg.bind(i.tele.Traced(i.sw), tlsConfig, i.log); err != nil {
+	if i.fronts, err = i.cfg.bind(i.front, tlsConfig, i.log); err != nil {
 		return err
 	}
 	if i.cfg.Admin == "" {
@@ -135,7 +141,7 @@ func (i *instance) bind() (err error) {
 	if !isLoopback(l.Addr()) {
 		i.log.Warn("the admin listener can be reached from other machines: it has no authentication", "address", l.Addr())
 	}
-	i.admin = []listener{{name: "admin", net: l, server: i.cfg.server(nil, i.log)}}
+	i.admin = []listener{newListener("admin", l, i.cfg.adminServer(i.log))}
 	return nil
 }
 
@@ -180,7 +186,9 @@ func (i *instance) buildControl() (err error) {
 		return err
 	}
 	if i.cfg.Controller {
-		i.control, err = controller.New(controller.Of(i.store), controller.Options{ID: i.cfg.Instance, Logger: i.log, Meter: i.tele.Meter})
+		i.control, err = controller.New(controller.Of(i.store), controller.Options{
+			ID: i.cfg.Instance, Logger: i.tele.Logger.With("instance", i.cfg.Instance), Meter: i.tele.Meter,
+		})
 		if err != nil {
 			return err
 		}
@@ -188,10 +196,21 @@ func (i *instance) buildControl() (err error) {
 	if len(i.admin) > 0 {
 		i.admin[0].server.Handler = admin.New(admin.Options{
 			Agent: i.agent, Server: i.sw, Metrics: i.tele.MetricsPage(), Paths: i.cfg.paths(),
-			Pprof: i.cfg.AdminPprof, Version: buildinfo.Version(),
+			Pprof: i.cfg.AdminPprof, Version: buildinfo.Version(), Local: isLoopback(i.admin[0].net.Addr()),
 		})
 	}
-	return nil
+	return i.tele.Observe(telemetry.Sources{
+		Instance: i.agent, Pools: i.lib.Upstreams.Stats, Unserved: i.sw.Unserved, AccessLog: i.access,
+		Connections: i.connections,
+	})
+}
+
+// connections counts the data plane's, those that were upgraded left out.
+func (i *instance) connections() (n int64) {
+	for _, l := range i.fronts {
+		n += l.conns.Load()
+	}
+	return n
 }
 
 // cachedModules is how many decoded modules an instance keeps: enough for the
@@ -204,59 +223,94 @@ func (i *instance) counts() (requests, errors int64) {
 	return int64(sum.Requests()), int64(sum.Status[5])
 }
 
-// run serves until ctx ends, then drains: readiness goes first, requests
-// finish, the lease is given back, and last everything else ends.
+// run serves until ctx ends or a part of it fails, then drains: readiness goes
+// first, requests finish, the lease is given back, and last everything else ends.
 func (i *instance) run(ctx context.Context) error {
 	defer i.close()
 	// What runs beside the listeners must outlive ctx until requests are done.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	g, background := errgroup.WithContext(background)
-	g.Go(func() error { return i.agent.Run(background) })
-	g.Go(func() error { return i.lib.Upstreams.Run(background) })
+	ending, end := context.WithCancel(ctx)
+	defer end()
+	var g errgroup.Group
+	part := func(run func() error) {
+		g.Go(func() error {
+			defer end() // one that fails has the others drained
+			return run()
+		})
+	}
+	for _, l := range i.listeners() {
+		i.log.Info("listening", "for", l.name, "address", l.net.Addr().String())
+		part(l.serve)
+	}
+	part(func() error { return i.agent.Run(background) })
+	part(func() error { return i.lib.Upstreams.Run(background) })
 	if i.control != nil {
-		g.Go(func() error { return i.control.Run(background) })
+		part(func() error { return i.control.Run(background) })
 	}
 	if i.access != nil {
-		g.Go(func() error { return i.access.Run(background) })
+		part(func() error { return i.access.Run(background) })
 	}
 	if i.cert != nil {
-		g.Go(func() error { return i.cert.watch(background, i.log) })
+		part(func() error { return i.cert.watch(background, i.log) })
 	}
-	g.Go(func() error { return serve(i.fronts) })
-	g.Go(func() error { return serve(i.admin) })
-	for _, l := range append(i.fronts[:len(i.fronts):len(i.fronts)], i.admin...) {
-		i.log.Info("listening", "for", l.name, "address", l.net.Addr().String())
-	}
-
-	select {
-	case <-ctx.Done():
-	case <-background.Done(): // something failed: the error is g's
-	}
-	err := i.drain(context.WithoutCancel(ctx))
+	<-ending.Done()
+	i.drain(context.WithoutCancel(ctx))
 	stop()
-	return errors.Join(g.Wait(), err)
+	return g.Wait()
 }
 
-// drain ends serving without losing a request, within bounds.
-func (i *instance) drain(ctx context.Context) error {
+// listeners are all of them, the admin's last.
+func (i *instance) listeners() []listener { return slices.Concat(i.fronts, i.admin) }
+
+// drain ends serving without losing a request, within bounds. What does not
+// fit is logged: the process was told to end, and does.
+func (i *instance) drain(ctx context.Context) {
 	i.log.Info("draining", "delay", i.cfg.DrainDelay, "timeout", i.cfg.DrainTimeout)
 	i.agent.Drain()
+	i.front.draining.Store(true)
 	if i.cfg.DrainDelay > 0 {
-		<-time.After(i.cfg.DrainDelay)
+		<-time.After(i.cfg.DrainDelay) // a second signal ends the process
 	}
-	ctx, cancel := context.WithTimeout(ctx, i.cfg.DrainTimeout)
+	finish, cancel := context.WithTimeout(ctx, i.cfg.DrainTimeout)
 	defer cancel()
-	err := shutdown(ctx, i.fronts)
+	if cut := shutdown(finish, i.fronts); cut > 0 {
+		i.log.Warn("requests were cut off, they took longer than drain-timeout", "connections", cut)
+	}
+	// net/http does not wait for upgraded connections, nor close them.
+	if err := poll(finish, func() bool { return i.lib.Upstreams.Stats().Tunnels == 0 }); err != nil {
+		i.log.Warn("upgraded connections were cut off, they lasted longer than drain-timeout", "connections", i.lib.Upstreams.Stats().Tunnels)
+	}
+	_ = i.lib.Upstreams.Close()
 	// The requests are done or cut: from here on nobody needs to wait for us.
-	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	leave, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	return errors.Join(err, i.agent.Leave(leave), shutdown(leave, i.admin))
+	if err := i.agent.Leave(leave); err != nil {
+		i.log.Warn("the lease was not given back: the group waits until it ends", "err", err)
+	}
+	// Those that were cut notice before what they use is closed.
+	_ = poll(leave, func() bool { return i.connections() == 0 && i.lib.Upstreams.Stats().Tunnels == 0 })
+	shutdown(leave, i.admin)
 }
 
-// close frees what newInstance opened. It may be called on a part of one.
+// poll looks often until cond holds or ctx ends.
+func poll(ctx context.Context, cond func() bool) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// close frees what newInstance opened. It may be called on a part of one, and
+// again.
 func (i *instance) close() {
-	for _, l := range append(i.fronts[:len(i.fronts):len(i.fronts)], i.admin...) {
+	for _, l := range i.listeners() {
 		_ = l.server.Close()
 		_ = l.net.Close()
 	}
@@ -265,6 +319,9 @@ func (i *instance) close() {
 	}
 	if i.store != nil {
 		_ = i.store.Close()
+	}
+	if i.access != nil {
+		_ = i.access.Close()
 	}
 	if i.tele != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

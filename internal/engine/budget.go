@@ -30,7 +30,7 @@ const (
 	bytesPerRoute = 640 // an entry, in its module's part
 	bytesPerPlace = 400 // its place in one host's trees
 	bytesPerHost  = 6 << 10
-	bytesPerExpr  = 256 // each byte of a regular expression
+	bytesPerInst  = 160 // each instruction of a regular expression
 )
 
 // slice is how long a compile works before it lets others run.

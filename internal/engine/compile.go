@@ -31,6 +31,7 @@ type Engine struct {
 
 	exact   map[string]*hostTree
 	suffix  map[string]*hostTree // "*.example.com" by ".example.com"
+	longest int                  // the length of suffix's longest key
 	anyHost *hostTree            // may be nil
 	hosts   []*hostTree          // all, in the order they are tried
 
@@ -264,6 +265,7 @@ func (c *compiler) addTree(t *hostTree) {
 		c.anyHost = t
 	case t.pattern[0] == '*':
 		c.suffix[t.pattern[1:]] = t
+		c.longest = max(c.longest, len(t.pattern)-1)
 	default:
 		c.exact[t.pattern] = t
 	}
@@ -292,15 +294,14 @@ func (e *Engine) treesFor(host string) iter.Seq[*hostTree] {
 			return
 		}
 		if len(e.suffix) > 0 && !strings.HasPrefix(host, ".") {
-			for i := strings.IndexByte(host, '.'); i >= 0; {
+			// Nobody bounds the length of a Host but that of the whole head.
+			for i := max(0, len(host)-e.longest); i < len(host); i++ {
+				if host[i] != '.' {
+					continue
+				}
 				if t := e.suffix[host[i:]]; t != nil && !yield(t) {
 					return
 				}
-				next := strings.IndexByte(host[i+1:], '.')
-				if next < 0 {
-					break
-				}
-				i += 1 + next
 			}
 		}
 		if e.anyHost != nil {

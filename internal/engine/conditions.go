@@ -26,26 +26,27 @@ type condition struct {
 	expr *regexp.Regexp // of OpRegexp
 }
 
-// holds tells whether all conditions hold for the request head.
-func (c *conditions) holds(h *Head) bool {
-	return c.fails(h) == nil
+// holds tells whether all conditions hold for the request head, of which d is
+// being decided.
+func (c *conditions) holds(h *Head, d *Decision) bool {
+	return c.fails(h, d) == nil
 }
 
 // fails returns the first condition that does not hold, as a value of type
 // *condition, or c itself when it is the client's address; nil when all hold.
-func (c *conditions) fails(h *Head) any {
+func (c *conditions) fails(h *Head, d *Decision) any {
 	for i := range c.headers {
 		if !c.headers[i].inHeader(h) {
 			return &c.headers[i]
 		}
 	}
 	for i := range c.query {
-		if !c.query[i].inQuery(h.RawQuery) {
+		if !c.query[i].among(d.query.ofQuery(h)) {
 			return &c.query[i]
 		}
 	}
 	for i := range c.cookies {
-		if !c.cookies[i].inCookies(h) {
+		if !c.cookies[i].among(d.cookies.ofCookies(h)) {
 			return &c.cookies[i]
 		}
 	}
@@ -75,7 +76,7 @@ func (c *condition) satisfied(value string) bool {
 	case route.OpPrefix:
 		return strings.HasPrefix(value, c.Value)
 	case route.OpRegexp:
-		return c.expr.MatchString(value)
+		return len(value) <= route.MaxMatchedValue && c.expr.MatchString(value)
 	default:
 		return false
 	}
@@ -96,22 +97,115 @@ func (c *condition) inHeader(h *Head) bool {
 	return false
 }
 
-// inQuery reads the query as the URL standard reads a form: "&" between
-// pairs, "+" for a space, what is not an escape as it stands. It allocates only for a
-// value with an escape or a "+".
-func (c *condition) inQuery(query string) bool {
-	for query != "" {
-		var pair string
-		pair, query, _ = strings.Cut(query, "&")
-		if pair == "" {
-			continue
-		}
-		name, value, _ := strings.Cut(pair, "=")
-		if formText(name) == c.Name && c.satisfied(formText(value)) {
+// among tells whether some pair has the condition's name and a value that
+// satisfies it.
+func (c *condition) among(ps *pairs) bool {
+	for i := ps.after(-1, c.Name); i >= 0; i = ps.after(i, c.Name) {
+		if c.satisfied(ps.value(i)) {
 			return true
 		}
 	}
 	return false
+}
+
+// pairs are a request's query parameters or cookies. They are read once,
+// however many conditions ask, and looked up when they are many: otherwise one long
+// query would cost each condition of each route its whole length.
+type pairs struct {
+	read bool
+	list []pair
+	last map[string]int32 // the last pair of a name; nil when they are few
+}
+
+type pair struct {
+	name, value string
+	encoded     bool  // value is to be read as a form's
+	before      int32 // the pair of the same name before this one, -1 for none; set when there is pairs.last
+}
+
+// few is how many pairs are looked through one by one.
+const few = 16
+
+func (ps *pairs) reset() {
+	ps.read, ps.last = false, nil
+	if ps.list = ps.list[:0]; cap(ps.list) > 8*few {
+		ps.list = nil
+	}
+}
+
+// ofQuery reads the query, the first time, as the URL standard reads a form:
+// "&" between pairs, "+" for a space, what is not an escape as it stands. Among few
+// pairs it allocates only for what has an escape or a "+".
+func (ps *pairs) ofQuery(h *Head) *pairs {
+	if ps.read {
+		return ps
+	}
+	for query := h.RawQuery; query != ""; {
+		var text string
+		text, query, _ = strings.Cut(query, "&")
+		if text != "" {
+			name, value, _ := strings.Cut(text, "=")
+			ps.list = append(ps.list, pair{name: formText(name), value: value, encoded: true})
+		}
+	}
+	return ps.done()
+}
+
+// ofCookies reads the cookies, the first time.
+func (ps *pairs) ofCookies(h *Head) *pairs {
+	if ps.read || h.Header == nil {
+		return ps
+	}
+	eachCookie(h.Header, func(name, value string) bool {
+		ps.list = append(ps.list, pair{name: name, value: value})
+		return true
+	})
+	return ps.done()
+}
+
+func (ps *pairs) done() *pairs {
+	ps.read = true
+	if len(ps.list) <= few {
+		return ps
+	}
+	ps.last = make(map[string]int32, len(ps.list))
+	for i := range ps.list {
+		p := &ps.list[i]
+		p.before = -1
+		if at, ok := ps.last[p.name]; ok {
+			p.before = at
+		}
+		ps.last[p.name] = int32(i)
+	}
+	return ps
+}
+
+// after yields the pairs of a name one after the other, in no order that
+// means anything: the next after i, the first after -1; -1 when there is none.
+func (ps *pairs) after(i int, name string) int {
+	if ps.last != nil {
+		if i >= 0 {
+			return int(ps.list[i].before)
+		}
+		if at, ok := ps.last[name]; ok {
+			return int(at)
+		}
+		return -1
+	}
+	for i++; i < len(ps.list); i++ {
+		if ps.list[i].name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+func (ps *pairs) value(i int) string {
+	p := &ps.list[i]
+	if p.encoded {
+		p.value, p.encoded = formText(p.value), false
+	}
+	return p.value
 }
 
 func formText(s string) string {
@@ -119,17 +213,6 @@ func formText(s string) string {
 		s = strings.ReplaceAll(s, "+", " ")
 	}
 	return route.DecodeParam(s)
-}
-
-func (c *condition) inCookies(h *Head) bool {
-	found := false
-	if h.Header != nil {
-		eachCookie(h.Header, func(name, value string) bool {
-			found = name == c.Name && c.satisfied(value)
-			return !found
-		})
-	}
-	return found
 }
 
 // eachCookie calls f for the cookies of a request until it says false. They

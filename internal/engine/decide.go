@@ -43,10 +43,12 @@ type Decision struct {
 	special   bool         // the path holds ":" or "*"
 	nearMiss  bool         // some route would take the path with another method
 	values    []string     // scratch for mixed segments
-	translate []byte       // scratch for special paths
-	tree      *hostTree    // of the exact host
-	asked     *tree        // was looked into for the path as it came
-	answer    *leaf        // what was there
+	query     pairs
+	cookies   pairs
+	translate []byte    // scratch for special paths
+	tree      *hostTree // of the exact host
+	asked     *tree     // was looked into for the path as it came
+	answer    *leaf     // what was there
 	lookup    lookup
 }
 
@@ -59,6 +61,8 @@ const maxAt = route.MaxSegments + 2
 func (e *Engine) Decide(h *Head, d *Decision) {
 	d.Status, d.Route, d.Name, d.Params, d.Fault = 0, nil, "", d.Params[:0], nil
 	d.entry, d.nearMiss, d.asked = nil, false, nil
+	d.query.reset()
+	d.cookies.reset()
 	bit := methodBit(h.Method)
 	if e.quick(h, d, bit) {
 		return
@@ -84,6 +88,12 @@ func (e *Engine) Decide(h *Head, d *Decision) {
 	}
 }
 
+// letGo forgets all of the engine but what the winner is and needs: what is
+// still carried out after a switch shall not keep the engine that decided it.
+func (d *Decision) letGo() {
+	d.tree, d.asked, d.answer, d.lookup.leaf = nil, nil, nil, nil
+}
+
 type fault string
 
 func (f fault) Error() string { return string(f) }
@@ -103,7 +113,7 @@ func (e *Engine) quick(h *Head, d *Decision, bit methodSet) bool {
 		t = e.anyHost
 	}
 	d.tree = t
-	if t == nil || t.special {
+	if t == nil || t.special || len(h.Path) > route.MaxPathBytes {
 		return false
 	}
 	n := strings.Count(h.Path, "/")
@@ -245,9 +255,9 @@ func (l *leaf) first(h *Head, d *Decision, bit methodSet) *entry {
 // when only the method is in the way.
 func (e *entry) takes(h *Head, d *Decision, bit methodSet) bool {
 	if e.takesMethod(bit, h.Method) {
-		return e.simple || e.takesPath(d) && e.takesHead(h)
+		return e.simple || e.takesPath(d) && e.takesHead(h, d)
 	}
-	d.nearMiss = d.nearMiss || e.simple || e.takesPath(d) && e.takesHead(h)
+	d.nearMiss = d.nearMiss || e.simple || e.takesPath(d) && e.takesHead(h, d)
 	return false
 }
 
@@ -285,7 +295,7 @@ func (e *entry) takesPath(d *Decision) bool {
 	return true
 }
 
-func (e *entry) takesHead(h *Head) bool { return e.conds == nil || e.conds.holds(h) }
+func (e *entry) takesHead(h *Head, d *Decision) bool { return e.conds == nil || e.conds.holds(h, d) }
 
 // segment is the canonical text of a segment.
 func (d *Decision) segment(i int) string { return d.path[d.at[i]+1 : d.at[i+1]] }
@@ -455,7 +465,7 @@ func (e *Engine) Allow(h *Head, d *Decision) []string {
 	for t := range e.treesFor(route.FoldHost(h.Host)) {
 		t.eachLeaf(d, func(l *leaf) {
 			for en := range l.entries() {
-				if en.takesPath(d) && en.takesHead(h) {
+				if en.takesPath(d) && en.takesHead(h, d) {
 					names = append(names, en.route.Methods...)
 				}
 			}

@@ -111,7 +111,7 @@ func (e *entry) explain(h *Head, d *Decision, t *hostTree, sameHost bool) Consid
 	case !e.takesMethod(methodBit(h.Method), h.Method):
 		c.Why = fmt.Sprintf("takes %s, not %s", c.Methods, h.Method)
 	default:
-		if c.Why = e.whyNot(h); c.Why != "" {
+		if c.Why = e.whyNot(h, d); c.Why != "" {
 			break
 		}
 		if e == d.entry {
@@ -128,11 +128,11 @@ func (e *entry) explain(h *Head, d *Decision, t *hostTree, sameHost bool) Consid
 }
 
 // whyNot names the condition that does not hold; empty when all do.
-func (e *entry) whyNot(h *Head) string {
+func (e *entry) whyNot(h *Head, d *Decision) string {
 	if e.conds == nil {
 		return ""
 	}
-	switch c := e.conds.fails(h).(type) {
+	switch c := e.conds.fails(h, d).(type) {
 	case *condition:
 		return c.String() + " does not hold"
 	case *conditions:

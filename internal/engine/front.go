@@ -109,9 +109,12 @@ func (st *state) recovered(v any) (abort bool) {
 func (st *state) serve(v *Serving) {
 	peer := peerOf(st.r.RemoteAddr)
 	client, trusted := clientOf(peer, st.r.Header["X-Forwarded-For"], st.front.options.TrustedProxies)
+	// Before anything decides by the header: what the peer may not claim, and
+	// what will not be forwarded, shall not choose the route either.
+	proxy.Scrub(st.r.Header, trusted)
 	path, query := target(st.r)
 	st.head = Head{
-		Method: st.r.Method, Host: route.FoldHost(st.r.Host), Path: path, RawQuery: query,
+		Method: st.r.Method, Host: route.FoldHost(st.r.Host), Path: st.merged(path), RawQuery: query,
 		Header: st.r.Header, Client: client, Paths: st.front.options.Path,
 	}
 	rec := &st.record
@@ -133,7 +136,7 @@ func (st *state) serve(v *Serving) {
 		st.refuse(e, d)
 		return
 	}
-	d.lookup.leaf = nil
+	d.letGo()
 	rec.Route = d.Name
 	if most := st.front.options.MaxBody; most > 0 {
 		if st.r.ContentLength > most {
@@ -146,6 +149,15 @@ func (st *state) serve(v *Serving) {
 		}
 	}
 	st.carryOut(trusted)
+}
+
+// merged is a path as it is matched and forwarded: without runs of slashes,
+// where the listener merges them (I8).
+func (st *state) merged(path string) string {
+	if st.front.options.Path.MergeSlashes {
+		return route.MergeSlashes(path)
+	}
+	return path
 }
 
 const errNotReady = fault("no revision is committed yet")
@@ -180,10 +192,6 @@ func printable(s string) string {
 // carryOut runs the route's middlewares and its action.
 func (st *state) carryOut(trusted bool) {
 	e, x := st.decision.entry, &st.exchange
-	proxied := e.route.Action.Proxy != nil
-	if proxied {
-		proxy.Scrub(st.r.Header, trusted)
-	}
 	*x = middleware.Exchange{
 		Method: st.head.Method, Scheme: st.record.Scheme, Host: st.head.Host, Path: st.head.Path, RawQuery: st.head.RawQuery,
 		Client: st.head.Client, Header: st.r.Header, Params: st.decision.Params, Route: e.name,
@@ -199,7 +207,7 @@ func (st *state) carryOut(trusted bool) {
 		}
 	}
 	switch a := &e.route.Action; {
-	case proxied:
+	case a.Proxy != nil:
 		st.proxy(e, trusted)
 	case a.Redirect != nil:
 		st.redirect(e)
@@ -232,6 +240,7 @@ func (st *state) proxy(e *entry, trusted bool) {
 			st.answerError(http.StatusBadRequest, "rewritten "+err.Error())
 			return
 		}
+		x.Path = st.merged(x.Path)
 	}
 	*f = proxy.Forward{
 		Target: x.Path, Client: x.Client, Peer: st.record.Peer, Scheme: x.Scheme, TrustedPeer: trusted, Scrubbed: true,
@@ -300,6 +309,7 @@ func (st *state) answer(status int, headers []route.Header, body string) {
 	st.finishHead(status, h)
 	st.begun = true
 	st.record.Status = status
+	st.bound()
 	st.w.WriteHeader(status)
 	if body == "" || bodiless || st.r.Method == http.MethodHead {
 		return
@@ -308,6 +318,18 @@ func (st *state) answer(status int, headers []route.Header, body string) {
 	st.record.BytesOut = int64(n)
 	if err != nil && st.record.Err == nil {
 		st.record.Kind, st.record.Err = proxy.KindClientGone.String(), err
+	}
+}
+
+// bound sees to it that neither a client that takes no answer nor one that
+// does not send the rest of its body holds the request: over HTTP/1 net/http reads that rest
+// before it writes a head. It takes both deadlines off afterwards.
+func (st *state) bound() {
+	at := time.Now().Add(st.front.patience)
+	rc := http.NewResponseController(st.w)
+	_ = rc.SetWriteDeadline(at)
+	if st.r.ProtoMajor == 1 && st.r.Body != nil && st.r.Body != http.NoBody {
+		_ = rc.SetReadDeadline(at)
 	}
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +44,8 @@ type partBuilder struct {
 	shaper   shaper
 	params   map[string][]string
 	hostAt   map[string]int
+	exprs    map[string]*regexp.Regexp // by their text
+	over     bool                      // over the memory budget, which is reported
 }
 
 type namedHead struct {
@@ -56,7 +59,7 @@ func buildPart(m *route.Module, lib *Library, pace *pacer) (*part, route.Problem
 	b := &partBuilder{
 		part: &part{module: m, upstreams: map[string]*proxy.Upstream{}},
 		lib:  lib, pace: pace,
-		named: map[string]namedHead{}, params: map[string][]string{}, hostAt: map[string]int{},
+		named: map[string]namedHead{}, params: map[string][]string{}, hostAt: map[string]int{}, exprs: map[string]*regexp.Regexp{},
 	}
 	b.bytes = int64(len(m.Routes)) * bytesPerRoute
 	if !pace.take(b.bytes) {
@@ -70,7 +73,9 @@ func buildPart(m *route.Module, lib *Library, pace *pacer) (*part, route.Problem
 		if err := pace.step(); err != nil {
 			return nil, nil, err
 		}
-		b.buildEntry(i)
+		if b.buildEntry(i); b.over {
+			return nil, b.problems, nil
+		}
 	}
 	slices.SortFunc(b.hosts, func(a, b partHost) int { return strings.Compare(a.pattern, b.pattern) })
 	return b.part, b.problems, nil
@@ -211,9 +216,10 @@ func (b *partBuilder) compileConditions(i int, field string, cs []route.Conditio
 		if c.Op != route.OpRegexp {
 			continue
 		}
-		b.bytes += int64(len(c.Value)) * bytesPerExpr
-		b.pace.used += int64(len(c.Value)) * bytesPerExpr
-		expr, err := route.CompileRegexp(c.Value)
+		if b.over {
+			break
+		}
+		expr, err := b.expr(c.Value)
 		if err != nil {
 			b.report(i, fmt.Sprintf("routes[%d].%s[%d]", i, field, j), err.Error(), "")
 			continue
@@ -221,6 +227,26 @@ func (b *partBuilder) compileConditions(i int, field string, cs []route.Conditio
 		out[j].expr = expr
 	}
 	return out
+}
+
+// expr compiles an expression once for the module. What it takes has little
+// to do with the length of its text.
+func (b *partBuilder) expr(text string) (*regexp.Regexp, error) {
+	if re := b.exprs[text]; re != nil {
+		return re, nil
+	}
+	re, size, err := route.CompileRegexp(text)
+	if err != nil {
+		return nil, err
+	}
+	bytes := int64(size) * bytesPerInst
+	b.bytes += bytes
+	if !b.pace.take(bytes) {
+		b.over = true
+		b.problems = append(b.problems, overBudget(b.module, b.pace))
+	}
+	b.exprs[text] = re
+	return re, nil
 }
 
 func (b *partBuilder) chain(i int, r *route.Route, params []param) []*middleware.Head {

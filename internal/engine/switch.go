@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"routerd.dev/internal/route"
 )
@@ -58,11 +59,16 @@ type Switch struct {
 	states   sync.Pool
 	shards   atomic.Uint32
 	unserved atomic.Uint64 // requests that no engine counted: nothing was served yet
+	patience time.Duration // for a client to take an answer of ours, and to send what is left of its body
 }
+
+// patience is a Switch's, but in tests: enough for an honest client with the
+// slowest line, as such answers are small.
+const patience = 15 * time.Second
 
 // NewSwitch makes a front end that serves nothing yet: it answers 503.
 func NewSwitch(o FrontOptions) *Switch {
-	s := &Switch{options: o}
+	s := &Switch{options: o, patience: patience}
 	s.states.New = func() any {
 		return newState(s, int(s.shards.Add(1)-1))
 	}

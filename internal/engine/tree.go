@@ -158,8 +158,12 @@ func (s *shape) class() uint16 {
 }
 
 // maxTrees is how many trees one class may need: as many as there are bits to
-// tell them apart. Each is looked into for a path that is not found.
-const maxTrees = 64
+// tell them apart. Each is looked into for a path that is not found, and so are those
+// of all classes that the path reaches: maxLookups is how many these may be.
+const (
+	maxTrees   = 64
+	maxLookups = 256
+)
 
 // buildHost puts the routes of one host pattern into a tree. The error is a
 // *tooMany or the context's.
@@ -210,7 +214,11 @@ func buildHost(pattern string, items []item, p *pacer) (*hostTree, error) {
 			if !ok {
 				return nil, &tooMany{first.entry, fmt.Sprintf("overlaps with other routes of this host in more than %d ways", maxTrees)}
 			}
+			was := names.n
 			tr := t.tree(first.class, group, &names)
+			if names.n > was && t.lookups() > maxLookups {
+				return nil, &tooMany{first.entry, fmt.Sprintf("overlaps with other routes of this host so that a path is looked up in more than %d ways", maxLookups)}
+			}
 			tr.take(items[i:j])
 			method[0] = tr.name
 			t.gin.Match(method, ginPath(first.path), l.hit)
@@ -220,6 +228,21 @@ func buildHost(pattern string, items []item, p *pacer) (*hostTree, error) {
 	t.settle(leaves, highest)
 	t.warm()
 	return t, nil
+}
+
+// lookups is how many trees a path may at most be looked up in: those for
+// whole paths of its length, and those of all prefixes.
+func (t *hostTree) lookups() int {
+	most, under := 0, 0
+	for _, set := range [][][]tree{t.exact, t.slash} {
+		for n := range set {
+			most = max(most, len(set[n]))
+		}
+	}
+	for n := range t.under {
+		under += len(t.under[n])
+	}
+	return most + under
 }
 
 // settle finds out for which leaves no other tree needs to be looked into.

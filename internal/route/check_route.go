@@ -225,7 +225,7 @@ func (c *routeChecker) condition(list string, j int, cond *Condition) {
 	case OpRegexp:
 		err, known := c.regexps[cond.Value]
 		if !known {
-			_, err = CompileRegexp(cond.Value)
+			_, _, err = CompileRegexp(cond.Value)
 			c.regexps[cond.Value] = err
 		}
 		if err != nil {
@@ -243,27 +243,29 @@ func (c *routeChecker) condition(list string, j int, cond *Condition) {
 }
 
 // checkRegexp holds the limits of an expression, and that it stands by itself:
-// a text such as a)(b is only whole with something around it.
-func checkRegexp(expr string) error {
+// a text such as a)(b is only whole with something around it. It returns how
+// many instructions the expression takes.
+func checkRegexp(expr string) (int, error) {
 	if len(expr) > MaxRegexpBytes {
-		return fmt.Errorf("the expression is longer than %d bytes", MaxRegexpBytes)
+		return 0, fmt.Errorf("the expression is longer than %d bytes", MaxRegexpBytes)
 	}
 	re, err := syntax.Parse(expr, syntax.Perl)
 	if err != nil {
 		var se *syntax.Error
 		if errors.As(err, &se) {
-			return fmt.Errorf("bad expression: %s: %q", se.Code, se.Expr)
+			return 0, fmt.Errorf("bad expression: %s: %q", se.Code, se.Expr)
 		}
-		return fmt.Errorf("bad expression: %w", err)
+		return 0, fmt.Errorf("bad expression: %w", err)
 	}
 	prog, err := syntax.Compile(re.Simplify())
 	if err != nil {
-		return fmt.Errorf("bad expression: %w", err)
+		return 0, fmt.Errorf("bad expression: %w", err)
 	}
-	if n := len(prog.Inst); n > MaxRegexpProgram {
-		return fmt.Errorf("the expression takes %d instructions, more than %d", n, MaxRegexpProgram)
+	n := len(prog.Inst)
+	if n > MaxRegexpProgram {
+		return 0, fmt.Errorf("the expression takes %d instructions, more than %d", n, MaxRegexpProgram)
 	}
-	return nil
+	return n, nil
 }
 
 func (c *routeChecker) middlewares() {

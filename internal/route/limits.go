@@ -21,7 +21,8 @@ const (
 	MaxConditions     = 32      // header, query and cookie conditions of a route together
 	MaxConditionValue = 4096    // bytes of a condition's value
 	MaxRegexpBytes    = 1024    // bytes of a regular expression
-	MaxRegexpProgram  = 4096    // instructions of a compiled regular expression, about
+	MaxRegexpProgram  = 1536    // instructions of a compiled regular expression, about: at worst each octet is looked at by all of them
+	MaxMatchedValue   = 8192    // bytes of a request's value that an expression is tried on; none matches a longer one
 	MaxClients        = 1024    // address ranges of a route
 
 	MaxRouteMiddlewares = 32      // middlewares of a route

@@ -134,7 +134,24 @@ func FoldHost(host string) string {
 			host = host[:i]
 		}
 	}
-	return strings.ToLower(strings.TrimSuffix(host, "."))
+	return lowerASCII(strings.TrimSuffix(host, "."))
+}
+
+// lowerASCII leaves what is not ASCII alone: in Unicode the Kelvin sign folds
+// to k, and a host that no route names would become one that some route does.
+func lowerASCII(s string) string {
+	for i := range len(s) {
+		if s[i]-'A' < 26 {
+			b := []byte(s)
+			for ; i < len(b); i++ {
+				if b[i]-'A' < 26 {
+					b[i] += 'a' - 'A'
+				}
+			}
+			return string(b)
+		}
+	}
+	return s
 }
 
 // The octets of a path key: what a segment, or what follows the last one, is.

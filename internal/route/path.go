@@ -98,6 +98,23 @@ func CanonicalPath(raw string, o PathOptions) (string, error) {
 	return path, nil
 }
 
+// MergeSlashes returns a raw path with each run of slashes made one, all else
+// as it came: what is forwarded where MergeSlashes is set, so that an upstream sees the
+// path that was matched. It allocates nothing when there is no run.
+func MergeSlashes(raw string) string {
+	at := strings.Index(raw, "//")
+	if at < 0 {
+		return raw
+	}
+	b := append(make([]byte, 0, len(raw)), raw[:at+1]...)
+	for i := at + 1; i < len(raw); i++ {
+		if raw[i] != '/' || raw[i-1] != '/' {
+			b = append(b, raw[i])
+		}
+	}
+	return string(b)
+}
+
 // CheckRewrite tells whether a path that a rewrite made may be forwarded: it
 // must hold what CanonicalPath asks of one that came, and may not be empty. The path
 // is forwarded as it is, not in canonical form. The error is a PathFault.

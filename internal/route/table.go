@@ -53,7 +53,7 @@ const (
 	OpPresent Op = iota + 1 // the name is there, with any value
 	OpEqual                 // one of its values equals Value
 	OpPrefix                // one of its values begins with Value
-	OpRegexp                // one of its values matches Value, an RE2 expression anchored at both ends
+	OpRegexp                // one of its values, of MaxMatchedValue bytes at most, matches Value, an RE2 expression anchored at both ends
 )
 
 // A Condition asks something of a header, query parameter or cookie. Of

@@ -255,10 +255,13 @@ func checkTimeout(d time.Duration) string {
 }
 
 // CompileRegexp compiles the expression of a condition, anchored at both ends.
-// The error says what is wrong with it, or that it is over a limit.
-func CompileRegexp(expr string) (*regexp.Regexp, error) {
-	if err := checkRegexp(expr); err != nil {
-		return nil, err
+// Size is how many instructions it takes, at most MaxRegexpProgram: what it
+// costs in memory, and at worst for each octet that it is matched with. The error says
+// what is wrong with it, or that it is over a limit.
+func CompileRegexp(expr string) (re *regexp.Regexp, size int, err error) {
+	if size, err = checkRegexp(expr); err != nil {
+		return nil, 0, err
 	}
-	return regexp.Compile(`\A(?:` + expr + `)\z`)
+	re, err = regexp.Compile(`\A(?:` + expr + `)\z`)
+	return re, size, err
 }

@@ -372,7 +372,7 @@ func wantProblem(t *testing.T, ps Problems, severity Severity, words string) {
 }
 
 func TestCompileRegexpIsAnchored(t *testing.T) {
-	re, err := CompileRegexp("a|b")
+	re, _, err := CompileRegexp("a|b")
 	if err != nil || !re.MatchString("a") || !re.MatchString("b") || re.MatchString("ab") || re.MatchString("b\n") || re.MatchString("xa") {
 		t.Errorf("%v, %v", re, err)
 	}

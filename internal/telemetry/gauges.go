@@ -25,7 +25,9 @@ type Sources struct {
 	Instance  Instance
 	Pools     func() proxy.Stats
 	Unserved  func() uint64 // requests that came while nothing was served
-	AccessLog *AccessLog
+	// Connections are those of clients, upgraded ones left out.
+	Connections func() int64
+	AccessLog   *AccessLog
 }
 
 // Observe adds the metrics of what has no instruments of its own. It is called
@@ -51,6 +53,7 @@ func (t *Telemetry) Observe(src Sources) error {
 	draining := gauge("routerd.draining", "", "1 once the instance is told to end.")
 	etcd := gauge("routerd.etcd.reachable", "", "1 while etcd answers.")
 	unserved := counter("routerd.unserved", "{request}", "Requests answered with 503 because nothing was served yet.")
+	connections := gauge("routerd.connections", "{connection}", "Connections of clients, upgraded ones left out.")
 	upstreams := gauge("routerd.proxy.upstreams", "{upstream}", "Upstreams in use, by their definition.")
 	idle := gauge("routerd.proxy.connections.idle", "{connection}", "Idle connections to upstreams.")
 	down := gauge("routerd.proxy.targets.down", "{target}", "Targets that are passed over because they refused a connection.")
@@ -71,6 +74,7 @@ func (t *Telemetry) Observe(src Sources) error {
 		o.ObserveInt64(draining, flag(s.Draining), who)
 		o.ObserveInt64(etcd, flag(s.Etcd.Reachable), who)
 		o.ObserveInt64(unserved, int64(src.Unserved()), who)
+		o.ObserveInt64(connections, src.Connections(), who)
 		o.ObserveInt64(upstreams, int64(pools.Upstreams), who)
 		o.ObserveInt64(idle, int64(pools.Idle), who)
 		o.ObserveInt64(down, int64(pools.Down), who)
