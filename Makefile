@@ -35,8 +35,12 @@ fuzz: ## each fuzz target for FUZZTIME (default 20s)
 	@GO="$(GO)" ./scripts/fuzz "$${FUZZTIME:-20s}"
 
 .PHONY: integration
-integration: ## the tests that need Docker: five routerds, three etcds, faults
+integration: ## the tests that need processes and Docker: fleets, etcd clusters, faults
 	$(GO) test -tags "$(TAGS) integration" -timeout 20m -count=1 ./integration/...
+
+.PHONY: soak
+soak: ## 200 publishes and rollbacks under load, 30 processes killed at random moments
+	$(GO) test -tags "$(TAGS) integration" -timeout 30m -count=1 -v -run 'TestI9_|TestI5_|TestConverges' ./integration -changes 200 -strikes 30
 
 .PHONY: lint
 lint: ## gofumpt, vet, staticcheck, dead code

@@ -22,20 +22,48 @@ func main() {
 	// A second signal ends the process at once: an operator who presses twice
 	// means it.
 	context.AfterFunc(ctx, stop)
-	err := fang.Execute(ctx, newRootCmd(), fang.WithVersion(buildinfo.Version()),
-		fang.WithErrorHandler(func(_ io.Writer, _ fang.Styles, err error) { fmt.Fprintf(os.Stderr, "routerd: %v\n", err) }))
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
+	os.Exit(code)
+}
+
+// The exit codes of routerd.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2 // the command line or the settings are wrong
+)
+
+// run runs routerd with these arguments and returns its exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRootCmd()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := fang.Execute(ctx, root, fang.WithVersion(buildinfo.Version()),
+		fang.WithErrorHandler(func(_ io.Writer, _ fang.Styles, err error) { fmt.Fprintf(stderr, "routerd: %v\n", err) }))
 	var usage usageError
 	switch {
 	case errors.As(err, &usage):
-		os.Exit(2)
+		return exitUsage
 	case err != nil:
-		os.Exit(1)
+		return exitFailed
 	}
+	return exitDone
 }
 
-// A usageError is one of the command line's.
+// A usageError is one of the command line's or of the settings.
 type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// noArgs refuses words that are neither commands nor flags.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unknown command %q for %q; %s --help lists what there is", args[0], cmd.CommandPath(), cmd.CommandPath())}
+	}
+	return nil
+}
 
 func newRootCmd() *cobra.Command {
 	root := &cobra.Command{
@@ -49,7 +77,7 @@ it together, when all of them are ready.
   routerd serve    one instance`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -57,6 +85,14 @@ it together, when all of them are ready.
 	})
 	root.AddCommand(newServeCmd(), newDevCmd())
 	return root
+}
+
+// noArgs is cobra.NoArgs as a usage error.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if err := cobra.NoArgs(cmd, args); err != nil {
+		return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
+	}
+	return nil
 }
 
 func newServeCmd() *cobra.Command {
@@ -79,7 +115,7 @@ shows the result and where each value came from.
 SIGTERM drains: readiness goes, requests finish, the lease is given back.`,
 		Example: `  routerd serve --group edge --endpoints etcd1:2379,etcd2:2379,etcd3:2379 --http :80
   routerd serve --embedded-etcd --controller --state-dir ./state`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if path == "" {
 				path = os.Getenv("ROUTERD_CONFIG")
@@ -111,7 +147,7 @@ func newDevCmd() *cobra.Command {
 		Long: `Run a whole fleet in one process: an etcd, three instances in two groups behind
 one front port, two example upstreams, and the examples published as revision 1.
 It needs no set-up and leaves nothing behind.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.Check(); err != nil {
 				return usageError{err}

@@ -136,8 +136,10 @@ func getJSON(url string, v any) error {
 	return nil
 }
 
-var goroutines = regexp.MustCompile(`goroutine profile: total (\d+)`)
-var heap = regexp.MustCompile(`# HeapAlloc = (\d+)`)
+var (
+	goroutines = regexp.MustCompile(`goroutine profile: total (\d+)`)
+	heap       = regexp.MustCompile(`# HeapAlloc = (\d+)`)
+)
 
 // Vitals are what a process that leaks has ever more of.
 type Vitals struct{ Goroutines, Descriptors, Heap int }

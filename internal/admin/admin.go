@@ -1,11 +1,19 @@
 package admin
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"net/url"
+	"strconv"
 	"strings"
+	"unicode"
+
+	"golang.org/x/net/http/httpguts"
 
 	"routerd.dev/internal/agent"
 	"routerd.dev/internal/engine"
@@ -31,13 +39,19 @@ type Options struct {
 	Paths   route.PathOptions // of the data plane, so that explain decides alike
 	Pprof   bool
 	Version string
+	// Local: the listener is on loopback, so a browser on this machine is the
+	// only way in from outside; see guard.
+	Local bool
 }
 
-type handler struct{ Options }
+type handler struct {
+	Options
+	encoding chan struct{} // one holding at a time: it takes memory and time
+}
 
 // New returns the pages.
 func New(o Options) http.Handler {
-	h := handler{o}
+	h := handler{o, make(chan struct{}, 1)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", h.index)
 	mux.HandleFunc("GET /healthz", h.healthz)
@@ -54,7 +68,7 @@ func New(o Options) http.Handler {
 		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	}
-	return mux
+	return guard(o.Local, mux)
 }
 
 func (h handler) index(w http.ResponseWriter, _ *http.Request) {
@@ -122,35 +136,69 @@ func (h handler) explain(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := r.URL.Query()
-	method, url := strings.ToUpper(q.Get("method")), q.Get("url")
-	if method == "" {
-		method = http.MethodGet
-	}
-	if url == "" {
-		problem(w, http.StatusBadRequest, "url is missing: /v1/explain?method=GET&url=http://host/path, with header=Name:Value and client=ADDRESS if they matter")
+	by, err := pick(s, q.Get("revision"))
+	if err != nil {
+		problem(w, http.StatusNotFound, err.Error())
 		return
 	}
-	head := engine.HeadOf(method, url)
+	head, err := headOf(q)
+	if err != nil {
+		problem(w, http.StatusBadRequest, err.Error())
+		return
+	}
 	head.Paths = h.Paths
+	reply(w, http.StatusOK, by.Explain(&head))
+}
+
+// pick finds the engine of a revision among those that serve; stable without
+// one.
+func pick(s *engine.Serving, revision string) (*engine.Engine, error) {
+	switch revision {
+	case "", strconv.FormatInt(s.Stable.Ref().Number, 10):
+		return s.Stable, nil
+	}
+	serving := fmt.Sprintf("revision %d", s.Stable.Ref().Number)
+	if s.Candidate != nil {
+		number := s.Candidate.Ref().Number
+		if revision == strconv.FormatInt(number, 10) {
+			return s.Candidate, nil
+		}
+		serving += fmt.Sprintf(" and, as a candidate, %d", number)
+	}
+	return nil, fmt.Errorf("revision=%s: this instance serves %s; routectl explain --revision looks at any", revision, serving)
+}
+
+// headOf reads the request that is asked about.
+func headOf(q url.Values) (engine.Head, error) {
+	method, target := cmp.Or(q.Get("method"), http.MethodGet), q.Get("url")
+	if target == "" {
+		return engine.Head{}, errors.New("url is missing: /v1/explain?method=GET&url=http://host/path, with header=Name:Value and client=ADDRESS if they matter")
+	}
+	if !httpguts.ValidHeaderFieldName(method) { // a method is such a token, too
+		return engine.Head{}, fmt.Errorf("method=%s: want a method, such as GET", method)
+	}
+	if strings.ContainsFunc(target, unicode.IsControl) || strings.Contains(target, " ") {
+		return engine.Head{}, fmt.Errorf("url=%s: want it as a client sends it: spaces and control characters as %%20 and so on", target)
+	}
+	head := engine.HeadOf(strings.ToUpper(method), target)
 	header := http.Header{}
 	for _, kv := range q["header"] {
 		name, value, ok := strings.Cut(kv, ":")
-		if !ok {
-			problem(w, http.StatusBadRequest, "header="+kv+": want Name:Value")
-			return
+		value = strings.TrimSpace(value)
+		if !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return engine.Head{}, fmt.Errorf("header=%s: want Name:Value", kv)
 		}
-		header.Add(name, strings.TrimSpace(value))
+		header.Add(name, value)
 	}
 	head.Header = header
 	if c := q.Get("client"); c != "" {
 		addr, err := netip.ParseAddr(c)
 		if err != nil {
-			problem(w, http.StatusBadRequest, "client="+c+": want an address")
-			return
+			return engine.Head{}, fmt.Errorf("client=%s: want an address", c)
 		}
-		head.Client = addr
+		head.Client = addr.Unmap().WithZone("")
 	}
-	reply(w, http.StatusOK, s.Stable.Explain(&head))
+	return head, nil
 }
 
 func problem(w http.ResponseWriter, code int, message string) {
@@ -163,6 +211,7 @@ func reply(w http.ResponseWriter, code int, v any) {
 		code, b = http.StatusInternalServerError, []byte(`{"error": "the answer has no JSON form"}`)
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
 	_, _ = w.Write(append(b, '\n'))

@@ -84,8 +84,12 @@ func (l *link) run(ctx context.Context) error {
 			}
 			continue
 		}
+		most := maxBackoff
 		var t *store.TwinError
-		if w, _ := l.get(); errors.As(err, &t) && !w.serving {
+		if errors.As(err, &t) {
+			most = time.Second // the name is free as soon as a lease ends
+		}
+		if w, _ := l.get(); t != nil && !w.serving {
 			// A former life of this instance holds the name until its lease
 			// ends. One who renews it is alive.
 			now := time.Now()
@@ -97,7 +101,7 @@ func (l *link) run(ctx context.Context) error {
 			}
 		}
 		l.tell(func(p *loop) { p.joinFailed(err) })
-		if !l.pause(ctx, jitter(min(minBackoff<<min(try, 10), maxBackoff))) {
+		if !l.pause(ctx, jitter(min(minBackoff<<min(try, 10), most))) {
 			return nil
 		}
 		try++

@@ -28,15 +28,16 @@ type frontSpec struct {
 	Routes    int    `json:"routes"`  // of other routes beside it
 	AccessLog string `json:"accessLog,omitempty"`
 	Headers   bool   `json:"headers,omitempty"` // Routerd-* on each answer
-	Prepare   int    `json:"prepare,omitempty"` // modules of 1,000 routes that "prepare" prepares
+	Prepare   int    `json:"prepare,omitempty"` // how many modules of 1,000 routes the other revision has
 }
 
 // A router is what serveFront runs.
 type router struct {
-	sw   *engine.Switch
-	lib  *engine.Library
-	next *version.Snapshot // what "prepare" prepares
-	from version.MapFetcher
+	sw    *engine.Switch
+	lib   *engine.Library
+	next  *version.Snapshot // what is prepared when asked to
+	from  version.MapFetcher
+	table *route.Table // decoded, not compiled yet
 }
 
 func serveFront(ctx context.Context, spec []byte) (_ *servant, err error) {
@@ -120,29 +121,32 @@ func (r *router) load(ctx context.Context, o frontSpec) error {
 }
 
 // answer prepares a revision of which nothing is known, as an agent does with
-// the daemon's budget, and tells how long it took in milliseconds: to decode,
-// and to compile and test.
+// the daemon's budget: "decode" first, and then "compile", which tests too.
 func (r *router) answer(ctx context.Context, question string) (string, error) {
-	if question != "prepare" || r.next == nil {
+	began := time.Now()
+	switch {
+	case question == "decode" && r.next != nil:
+		t, _, err := version.Load(ctx, r.next.Digest, r.next.ManifestBytes, r.from, nil)
+		if err != nil {
+			return "", err
+		}
+		r.table = t
+	case question == "compile" && r.table != nil:
+		e, err := engine.Compile(ctx, version.Ref{Number: 2, Digest: r.next.Digest}, r.table, r.lib, engine.Options{
+			Previous: r.sw.Serving().Stable, Budget: engine.Budget{Memory: compileMemory, Percent: compilePercent},
+		})
+		if err != nil {
+			return "", err
+		}
+		defer e.Release()
+		if err := e.RunTests().Err(); err != nil {
+			return "", err
+		}
+		r.table = nil
+	default:
 		return "", errors.New(strconv.Quote(question) + ": nobody knows")
 	}
-	began := time.Now()
-	t, _, err := version.Load(ctx, r.next.Digest, r.next.ManifestBytes, r.from, nil)
-	if err != nil {
-		return "", err
-	}
-	decoded := time.Now()
-	e, err := engine.Compile(ctx, version.Ref{Number: 2, Digest: r.next.Digest}, t, r.lib, engine.Options{
-		Previous: r.sw.Serving().Stable, Budget: engine.Budget{Memory: compileMemory, Percent: compilePercent},
-	})
-	if err != nil {
-		return "", err
-	}
-	defer e.Release()
-	if err := e.RunTests().Err(); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("[%g,%g]", ms(decoded.Sub(began)), ms(time.Since(decoded))), nil
+	return fmt.Sprint(ms(time.Since(began))), nil
 }
 
 // serveBackend answers everything with 1 KiB.

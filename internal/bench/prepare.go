@@ -32,52 +32,70 @@ func measurePrepare(ctx context.Context, b *bench) (_ []Figure, err error) {
 		}
 		most = min(most, m)
 	}
-	pairs := b.of(12, 3)
-	loaded, end := context.WithCancel(ctx)
-	defer end()
-	var latencies [][]float64
-	var failed error
-	var wg sync.WaitGroup
-	l.window.Store(-1)
-	wg.Go(func() { latencies, failed = l.run(loaded, most/2, 2*pairs) })
-	var decodes, compiles []float64
-	for pair := range pairs {
-		var took [2]float64
-		time.Sleep(300 * time.Millisecond) // what the last prepare left is cleaned up
-		l.window.Store(int32(2 * pair))
-		time.Sleep(time.Second)
-		l.window.Store(int32(2*pair + 1))
-		err = router.askFor(ctx, "prepare", &took)
-		l.window.Store(-1)
-		if err != nil {
-			break
+	rounds := b.of(15, 3)
+	var prepared [2][]float64 // how long decoding and compiling took
+	latencies, err := l.during(ctx, most/2, phases*rounds, func(window func(int)) error {
+		for round := range rounds {
+			time.Sleep(300 * time.Millisecond) // what the last one left is cleaned up
+			window(phases * round)
+			time.Sleep(time.Second)
+			for i, question := range []string{"decode", "compile"} {
+				var took float64
+				window(phases*round + 1 + i)
+				if err := router.askFor(ctx, question, &took); err != nil {
+					return err
+				}
+				prepared[i] = append(prepared[i], took)
+			}
+			window(-1)
 		}
-		decodes, compiles = append(decodes, took[0]), append(compiles, took[1])
-	}
-	end()
-	wg.Wait()
-	if err = errors.Join(err, failed); err != nil {
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
-	compare := func(name string, q float64) Figure {
+	// compare takes the requests of some phases of each round together, beside
+	// those of its quiet phase.
+	compare := func(name string, q float64, of ...int) Figure {
 		var quiet, busy []float64
-		for p := range pairs {
-			quiet, busy = append(quiet, quantile(latencies[2*p], q)), append(busy, quantile(latencies[2*p+1], q))
+		for round := range rounds {
+			at := latencies[phases*round:]
+			var together []float64
+			for _, phase := range of {
+				together = append(together, at[phase]...)
+			}
+			quiet, busy = append(quiet, quantile(at[0], q)), append(busy, quantile(together, q))
 		}
 		return figure(name, median(busy), "ms").beside("without", median(quiet), ratioOf(busy, quiet))
 	}
-	requests := 0
-	for p := range pairs {
-		requests += len(latencies[2*p+1])
-	}
 	return []Figure{
 		figure("requests a second, as fast as it goes", most, "").note("half of it is asked for, on time"),
-		figure("to fetch from memory and decode", median(decodes), "ms"),
-		figure("to compile and test", median(compiles), "ms").note("with %d %% of a core", compilePercent),
-		compare("p50 of requests meanwhile", 0.5),
-		compare("p99 of requests meanwhile", 0.99).ratioAtMost(2).note("medians of %d prepares, %d requests", pairs, requests),
-		compare("p99.9 of requests meanwhile", 0.999),
+		figure("to fetch from memory and decode", median(prepared[0]), "ms"),
+		figure("to compile and test", median(prepared[1]), "ms").note("with %d %% of a core", compilePercent),
+		compare("p50 of requests meanwhile", 0.5, 1, 2),
+		compare("p99 of requests meanwhile", 0.99, 1, 2).ratioAtMost(2).note("medians of %d prepares", rounds),
+		compare("    while it decodes", 0.99, 1),
+		compare("    while it compiles", 0.99, 2),
+		compare("p99.9 of requests meanwhile", 0.999, 1, 2),
 	}, nil
+}
+
+// phases of a round: quiet, decoding, compiling.
+const phases = 3
+
+// during sends at a rate while do runs, which says to what window answers
+// are counted from then on.
+func (l *load) during(ctx context.Context, rate float64, windows int, do func(window func(int)) error) (latencies [][]float64, err error) {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	l.window.Store(-1)
+	var failed error
+	var wg sync.WaitGroup
+	wg.Go(func() { latencies, failed = l.run(ctx, rate, windows) })
+	err = do(func(w int) { l.window.Store(int32(w)) })
+	end()
+	wg.Wait()
+	return latencies, errors.Join(err, failed)
 }
 
 // most is how many requests a second are answered when each connection sends

@@ -252,7 +252,7 @@ func (f *fleet) serve(ts *testscript.TestScript, args []string, controller bool)
 	cfg.Endpoints, cfg.Prefix = []string{ts.Getenv("ROUTECTL_ENDPOINTS")}, ts.Getenv("ROUTECTL_PREFIX")
 	cfg.EtcdUser, cfg.EtcdPassword = ts.Getenv("ROUTERD_ETCD_USER"), ts.Getenv("ROUTERD_ETCD_PASSWORD")
 	cfg.StateDir = filepath.Join(f.work, ".state", name)
-	cfg.LogLevel = "warn"
+	cfg.LogLevel = "error"
 	m := f.start(name, func(ctx context.Context) error { return daemon.Serve(ctx, cfg) })
 	f.await(ts, m, func(v *rollout.View) bool {
 		_, ok := v.Ready[group][name]
@@ -366,9 +366,9 @@ func open(ts *testscript.TestScript) *store.Store {
 }
 
 func forgetRollouts(ts *testscript.TestScript, _ bool, _ []string) {
-	err := etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), "", "", "del", "--prefix=true", ts.Getenv("ROUTECTL_PREFIX")+"/rollouts/")
-	ts.Check(err)
-	ts.Check(etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), "", "", "del", "--prefix=true", ts.Getenv("ROUTECTL_PREFIX")+"/intents/"))
+	for _, dir := range []string{"intents/", "rollouts/", "ended/"} {
+		ts.Check(etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), "", "", "del", "--prefix=true", ts.Getenv("ROUTECTL_PREFIX")+"/"+dir))
+	}
 }
 
 // secureEtcd runs another etcd with the users and roles that the etcdctl commands in

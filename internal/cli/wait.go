@@ -122,7 +122,7 @@ func (c *command) follow(ctx context.Context, s *store.Store, out *outcome, time
 	defer cancel()
 	p := &progress{c: c, s: s, out: out, said: map[string]string{}, spoke: c.env.Now()}
 	c.doing("")
-	const look = 50 * time.Millisecond // reports wake nobody
+	const look = 20 * time.Millisecond // reports wake nobody
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	var last error

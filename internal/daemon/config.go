@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -8,7 +9,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -138,29 +141,36 @@ func Load(fs *pflag.FlagSet, path string, environ []string) (map[string]Origin, 
 		}
 	})
 	var errs []error
-	set := func(name, value string, from Origin) {
+	// A weaker value that a setting cannot take is an error, too: it would come
+	// into force on the day the stronger one goes.
+	set := func(name string, v value, from Origin) {
+		if err := v.check(fs.Lookup(name)); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %s: %w", from, name, err))
+			return
+		}
 		if origins[name] != "default" {
 			return // what is stronger has spoken
 		}
-		if err := fs.Set(name, value); err != nil {
+		if err := v.set(fs.Lookup(name)); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %s: %w", from, name, err))
 			return
 		}
 		origins[name] = from
 	}
 
+	link := regexp.MustCompile(serviceLinks)
 	for _, kv := range environ {
-		name, value, _ := strings.Cut(kv, "=")
+		name, text, _ := strings.Cut(kv, "=")
 		key, ours := strings.CutPrefix(name, envPrefix)
-		if !ours || key == "CONFIG" {
+		if !ours || key == "CONFIG" || link.MatchString(name) {
 			continue
 		}
 		flag := strings.ReplaceAll(strings.ToLower(key), "_", "-")
 		if fs.Lookup(flag) == nil || !isSetting(flag) || envName(flag) != name {
-			errs = append(errs, fmt.Errorf("env %s: no such setting; `routerd serve --help` lists them", name))
+			errs = append(errs, unknown(fs, Origin("env "+name), flag))
 			continue
 		}
-		set(flag, value, Origin("env "+name))
+		set(flag, textOf(fs.Lookup(flag), text), Origin("env "+name))
 	}
 	if path != "" {
 		settings, err := readSettings(path)
@@ -170,7 +180,7 @@ func Load(fs *pflag.FlagSet, path string, environ []string) (map[string]Origin, 
 		for _, s := range settings {
 			from := Origin(fmt.Sprintf("file %s:%d", path, s.line))
 			if fs.Lookup(s.key) == nil || !isSetting(s.key) {
-				errs = append(errs, fmt.Errorf("%s: %s: no such setting; `routerd serve --help` lists them", from, s.key))
+				errs = append(errs, unknown(fs, from, s.key))
 				continue
 			}
 			set(s.key, s.value, from)
@@ -184,13 +194,98 @@ func isSetting(flag string) bool {
 	return flag != "config" && flag != "print-config" && flag != "help"
 }
 
+// unknown is the error of a key that is no setting.
+func unknown(fs *pflag.FlagSet, from Origin, key string) error {
+	var names []string
+	fs.VisitAll(func(f *pflag.Flag) {
+		if isSetting(f.Name) {
+			names = append(names, f.Name)
+		}
+	})
+	hint := "`routerd serve --help` lists them"
+	if near := yamlfile.Suggest(key, names); near != "" {
+		hint = "is it " + near + "?"
+	}
+	return fmt.Errorf("%s: %s: no such setting; %s", from, key, hint)
+}
+
+// serviceLinks matches the variables that Kubernetes adds for each Service of a
+// namespace, here for one whose name begins with routerd: they are nobody's settings.
+const serviceLinks = `^ROUTERD(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`
+
+// A value is what a file or a variable gives a setting.
+type value struct {
+	items []string
+	list  bool // written as a list
+}
+
+// textOf reads one text: for a list, of items separated by commas.
+func textOf(f *pflag.Flag, text string) value {
+	if _, ok := f.Value.(pflag.SliceValue); !ok {
+		return value{items: []string{text}}
+	}
+	v := value{list: true}
+	for item := range strings.SplitSeq(text, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			v.items = append(v.items, item)
+		}
+	}
+	return v
+}
+
+// check tells whether f can take the value, without a trace on f.
+func (v value) check(f *pflag.Flag) error {
+	if _, ok := f.Value.(pflag.SliceValue); ok {
+		return nil
+	}
+	if v.list {
+		return errors.New("want one value, got a list")
+	}
+	trial := pflag.NewFlagSet("", pflag.ContinueOnError)
+	switch f.Value.Type() {
+	case "bool":
+		trial.Bool("v", false, "")
+	case "int":
+		trial.Int("v", 0, "")
+	case "int64":
+		trial.Int64("v", 0, "")
+	case "duration":
+		trial.Duration("v", 0, "")
+	default:
+		return nil
+	}
+	if err := trial.Lookup("v").Value.Set(v.items[0]); err != nil {
+		return fmt.Errorf("%q: want %s", v.items[0], wanted(f.Value.Type()))
+	}
+	return nil
+}
+
+func wanted(kind string) string {
+	switch kind {
+	case "bool":
+		return "true or false"
+	case "duration":
+		return "a duration, such as 10s"
+	default:
+		return "a whole number"
+	}
+}
+
+func (v value) set(f *pflag.Flag) error {
+	if list, ok := f.Value.(pflag.SliceValue); ok {
+		return list.Replace(v.items)
+	}
+	return f.Value.Set(v.items[0])
+}
+
 type setting struct {
-	key, value string
-	line       int
+	key   string
+	value value
+	line  int
 }
 
 // readSettings reads a configuration file: one map, each value a scalar or a
-// list of scalars.
+// list of scalars. A file without content sets nothing.
 func readSettings(path string) ([]setting, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -200,6 +295,9 @@ func readSettings(path string) ([]setting, error) {
 	if err := problems.Err(); err != nil {
 		return nil, err
 	}
+	if len(docs) == 0 {
+		return nil, nil
+	}
 	if len(docs) != 1 || docs[0].Root.Kind != yamlfile.Map {
 		return nil, fmt.Errorf("%s: want one map of settings, such as group: main", path)
 	}
@@ -208,19 +306,23 @@ func readSettings(path string) ([]setting, error) {
 		errs []error
 	)
 	for _, f := range docs[0].Root.Fields {
-		var values []string
+		s := setting{key: f.Key, line: f.Pos.Line, value: value{list: f.Value.Kind == yamlfile.List}}
 		nodes := []*yamlfile.Node{f.Value}
-		if f.Value.Kind == yamlfile.List {
+		if s.value.list {
 			nodes = f.Value.Items
 		}
+		bad := false
 		for _, n := range nodes {
 			if n.Kind == yamlfile.List || n.Kind == yamlfile.Map || n.Kind == yamlfile.Null {
-				errs = append(errs, fmt.Errorf("%s:%d: %s: want one value or a list of values, got %s", path, n.Pos.Line, f.Key, n.Kind))
+				errs = append(errs, fmt.Errorf("file %s:%d: %s: want one value or a list of values, got %s", path, n.Pos.Line, f.Key, n.Kind))
+				bad = true
 				continue
 			}
-			values = append(values, n.Text)
+			s.value.items = append(s.value.items, n.Text)
 		}
-		out = append(out, setting{key: f.Key, value: strings.Join(values, ","), line: f.Pos.Line})
+		if !bad {
+			out = append(out, s)
+		}
 	}
 	return out, errors.Join(errs...)
 }
@@ -237,19 +339,29 @@ func PrintConfig(w io.Writer, fs *pflag.FlagSet, origins map[string]Origin) erro
 		if !isSetting(f.Name) || err != nil {
 			return
 		}
-		value := f.Value.String()
+		text := f.Value.String()
 		if s, ok := f.Value.(pflag.SliceValue); ok {
-			value = "[" + strings.Join(s.GetSlice(), ", ") + "]"
+			var items []string
+			for _, item := range s.GetSlice() {
+				items = append(items, quote(item))
+			}
+			text = "[" + strings.Join(items, ", ") + "]"
 		} else if f.Value.Type() == "string" {
-			value = fmt.Sprintf("%q", value)
+			text = quote(text)
 		}
 		if f.Name == "etcd-password" && f.Value.String() != "" && !strings.HasPrefix(f.Value.String(), "file:") {
 			_, err = fmt.Fprintf(w, "# %s is set and not shown  # %s\n", f.Name, origins[f.Name])
 			return
 		}
-		_, err = fmt.Fprintf(w, "%s: %s  # %s\n", f.Name, value, origins[f.Name])
+		_, err = fmt.Fprintf(w, "%s: %s  # %s\n", f.Name, text, origins[f.Name])
 	})
 	return err
+}
+
+// quote gives text as a file may have it. Every JSON string is one of YAML.
+func quote(s string) string {
+	b, _ := json.Marshal(s) // a string always has a JSON form
+	return string(b)
 }
 
 // Check returns everything that is wrong with the settings, each with the name
@@ -265,12 +377,20 @@ func (c *Config) Check() error {
 		}
 	}
 	addrs := []struct{ key, addr string }{{"http", c.HTTP}, {"https", c.HTTPS}, {"h2c", c.H2C}, {"admin", c.Admin}}
-	for _, a := range addrs {
-		if a.addr == "" {
+	if c.EmbeddedEtcd {
+		addrs = append(addrs, struct{ key, addr string }{"embedded-etcd-listen", c.EtcdListen})
+	}
+	for n, a := range addrs {
+		if a.addr == "" && a.key != "embedded-etcd-listen" {
 			continue
 		}
-		if _, _, err := net.SplitHostPort(a.addr); err != nil {
-			bad(a.key, "%v: want host:port, such as 127.0.0.1:8080", err)
+		if err := checkAddr(a.addr); err != nil {
+			bad(a.key, "%v", err)
+		}
+		for _, b := range addrs[:n] {
+			if a.addr == b.addr && !strings.HasSuffix(a.addr, ":0") {
+				bad(a.key, "%s is the address of %s, too", a.addr, b.key)
+			}
 		}
 	}
 	if c.HTTP == "" && c.HTTPS == "" && c.H2C == "" {
@@ -279,11 +399,23 @@ func (c *Config) Check() error {
 	if c.HTTPS != "" && (c.TLSCert == "" || c.TLSKey == "") {
 		bad("https", "needs tls-cert and tls-key")
 	}
+	if c.HTTPS == "" && (c.TLSCert != "" || c.TLSKey != "") {
+		bad("tls-cert", "goes with https, which is not given")
+	}
 	if (c.EtcdCert == "") != (c.EtcdKey == "") {
 		bad("etcd-cert", "goes with etcd-key")
 	}
+	if (c.EtcdUser == "") != (c.EtcdPassword == "") {
+		bad("etcd-user", "goes with etcd-password")
+	}
 	if len(c.Endpoints) == 0 && !c.EmbeddedEtcd {
-		bad("endpoints", "at least one is needed")
+		bad("endpoints", "at least one is needed, such as 127.0.0.1:2379")
+	}
+	if slices.Contains(c.Endpoints, "") {
+		bad("endpoints", "one of them is empty")
+	}
+	if strings.Trim(c.Prefix, "/") == "" {
+		bad("prefix", "%q: want one of the fleet's own, such as /routerd", c.Prefix)
 	}
 	if c.StateDir == "" {
 		bad("state-dir", "must be given: without it a start without etcd serves nothing")
@@ -293,23 +425,30 @@ func (c *Config) Check() error {
 			bad("trusted-proxies", "%v", err)
 		}
 	}
-	positive := []struct {
-		key string
-		ok  bool
+	for _, r := range []struct {
+		key  string
+		ok   bool
+		want string
 	}{
-		{"join-timeout", c.JoinTimeout > 0}, {"lease-ttl", c.LeaseTTL >= 2*time.Second}, {"read-header-timeout", c.ReadHeaderTimeout > 0},
-		{"idle-timeout", c.IdleTimeout > 0}, {"max-header-bytes", c.MaxHeaderBytes >= 1024}, {"max-body-bytes", c.MaxBodyBytes >= 0},
-		{"max-connections", c.MaxConnections >= 0}, {"drain-timeout", c.DrainTimeout >= 0}, {"drain-delay", c.DrainDelay >= 0},
-		{"compile-memory", c.CompileMemory >= 16<<20}, {"compile-time", c.CompileTime > 0},
-		{"compile-percent", c.CompilePercent >= 1 && c.CompilePercent <= 100},
-	}
-	for _, p := range positive {
-		if !p.ok {
-			bad(p.key, "out of range; see `routerd serve --help`")
+		{"join-timeout", c.JoinTimeout > 0, "more than 0"},
+		{"lease-ttl", c.LeaseTTL >= 2*time.Second && c.LeaseTTL <= time.Hour, "2s to 1h"},
+		{"read-header-timeout", c.ReadHeaderTimeout > 0, "more than 0"},
+		{"idle-timeout", c.IdleTimeout > 0, "more than 0"},
+		{"max-header-bytes", c.MaxHeaderBytes >= 1024 && c.MaxHeaderBytes <= 16<<20, "1024 to 16777216"},
+		{"max-body-bytes", c.MaxBodyBytes >= 0, "0 or more"},
+		{"max-connections", c.MaxConnections >= 0 && c.MaxConnections <= 1<<24, "0 to 16777216"},
+		{"drain-timeout", c.DrainTimeout >= 0, "0 or more"},
+		{"drain-delay", c.DrainDelay >= 0, "0 or more"},
+		{"compile-memory", c.CompileMemory >= 16<<20, "16777216 or more"},
+		{"compile-time", c.CompileTime > 0, "more than 0"},
+		{"compile-percent", c.CompilePercent >= 1 && c.CompilePercent <= 100, "1 to 100"},
+	} {
+		if !r.ok {
+			bad(r.key, "out of range: want %s", r.want)
 		}
 	}
 	if _, err := c.level(); err != nil {
-		bad("log-level", "%q: want debug, info, warn or error", c.LogLevel)
+		errs = append(errs, err)
 	}
 	if !slices.Contains([]string{"text", "json"}, c.LogFormat) {
 		bad("log-format", "%q: want text or json", c.LogFormat)
@@ -320,8 +459,23 @@ func (c *Config) Check() error {
 
 func (c *Config) level() (slog.Level, error) {
 	var l slog.Level
-	err := l.UnmarshalText([]byte(c.LogLevel))
-	return l, err
+	if err := l.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return l, fmt.Errorf("log-level: %q: want debug, info, warn or error", c.LogLevel)
+	}
+	return l, nil
+}
+
+// checkAddr tells whether addr can be listened on, as far as it says itself.
+func checkAddr(addr string) error {
+	const want = "want host:port, such as 127.0.0.1:8080"
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q: %s", addr, want)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
+		return fmt.Errorf("%q: the port is a number up to 65535: %s", addr, want)
+	}
+	return nil
 }
 
 func parsePrefix(s string) (netip.Prefix, error) {

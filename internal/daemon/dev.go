@@ -47,16 +47,26 @@ func (o *DevOptions) Flags(fs *pflag.FlagSet) {
 // Check returns everything that is wrong with the settings.
 func (o *DevOptions) Check() error {
 	var errs []error
-	for _, a := range []struct{ key, addr string }{{"http", o.HTTP}, {"admin", o.Admin}, {"etcd", o.Etcd}, {"upstreams", o.Upstreams}} {
-		if _, _, err := net.SplitHostPort(a.addr); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w: want host:port, such as 127.0.0.1:8080", a.key, err))
+	for _, a := range []struct {
+		key, addr string
+		ports     int
+	}{{"http", o.HTTP, 1}, {"admin", o.Admin, o.Instances}, {"etcd", o.Etcd, 1}, {"upstreams", o.Upstreams, 2}} {
+		err := checkAddr(a.addr)
+		if err == nil {
+			_, err = portUp(a.addr, a.ports-1)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", a.key, err))
 		}
 	}
 	if o.Instances < 1 || o.Instances > 20 {
-		errs = append(errs, errInstances)
+		errs = append(errs, fmt.Errorf("instances: %d: want 1 to 20", o.Instances))
 	}
 	if o.Empty && len(o.Routes) > 0 {
-		errs = append(errs, errors.New("empty: goes not with routes"))
+		errs = append(errs, errors.New("empty: publishes nothing, so it does not go with routes"))
+	}
+	if _, err := (&Config{LogLevel: o.LogLevel}).level(); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -85,8 +95,11 @@ func Dev(ctx context.Context, o DevOptions, out io.Writer) (err error) {
 		return err
 	}
 	defer closeAll(ups)
-	etcd, err := startEtcd(ctx, etcdOptions{Dir: filepath.Join(dir, "etcd"), Listen: o.Etcd, Volatile: o.DataDir == ""})
-	if err != nil {
+	etcd, err := startEtcd(ctx, etcdOptions{Dir: filepath.Join(dir, "etcd"), Listen: o.Etcd, Setting: "etcd", Volatile: o.DataDir == ""})
+	switch {
+	case ctx.Err() != nil && etcd == nil:
+		return nil // interrupted while starting
+	case err != nil:
 		return err
 	}
 	defer stopEtcd(etcd)
@@ -95,34 +108,55 @@ func Dev(ctx context.Context, o DevOptions, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	return o.run(ctx, &devFleet{front: front, upstreams: ups, etcd: etcdEndpoint(etcd), instances: instances}, out)
+}
+
+// A devFleet is what dev runs, all of it bound.
+type devFleet struct {
+	front     net.Listener
+	upstreams []net.Listener
+	etcd      string
+	instances []*instance
+}
+
+// run ends when ctx does, or with the reason of the first part that fails.
+func (o *DevOptions) run(ctx context.Context, f *devFleet, out io.Writer) error {
+	f.instances[0].tele.TakeErrors()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	g, failed := errgroup.WithContext(background)
-	running, drain := context.WithCancel(failed)
+	running, drain := context.WithCancel(ctx)
 	defer drain()
-	context.AfterFunc(ctx, drain)
-	var fleet errgroup.Group
-	for _, i := range instances {
-		fleet.Go(func() error {
+	var beside, fleet errgroup.Group
+	part := func(g *errgroup.Group, run func() error) {
+		g.Go(func() error {
 			defer drain() // one that fails ends all
-			return i.run(running)
+			return run()
 		})
 	}
-	g.Go(func() error { return serveUpstreams(background, ups) })
-	g.Go(func() error { return balance(background, front, instances) })
+	for _, i := range f.instances {
+		part(&fleet, func() error {
+			if err := i.run(running); err != nil {
+				return fmt.Errorf("instance %s: %w", i.cfg.Instance, err)
+			}
+			return nil
+		})
+	}
+	part(&beside, func() error { return serveUpstreams(background, f.upstreams) })
+	part(&beside, func() error { return balance(background, f.front, f.instances) })
 
-	err = o.firstRevision(running, instances, ups)
-	if err == nil {
-		o.announce(out, front.Addr(), instances, ups, etcdEndpoint(etcd))
+	err := o.firstRevision(running, f, out)
+	switch {
+	case running.Err() != nil:
+		err = nil // interrupted, or whatever failed says why
+	case err == nil:
+		o.announce(out, f)
 		<-running.Done()
 		fmt.Fprintln(out, "\nstopping")
-	} else if ctx.Err() != nil {
-		err = nil // interrupted while starting
 	}
 	drain()
 	err = errors.Join(err, fleet.Wait())
 	stop()
-	return errors.Join(err, g.Wait())
+	return errors.Join(err, beside.Wait())
 }
 
 // instances builds the fleet: canary-1, then main-1, main-2 and so on.
@@ -175,36 +209,47 @@ func portUp(addr string, n int) (string, error) {
 		return "", err
 	}
 	p, err := strconv.Atoi(port)
-	if err != nil {
-		return "", fmt.Errorf("address %s: the port must be a number", addr)
-	}
-	if p != 0 {
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("%s: the port must be a number", addr)
+	case p == 0:
+	case p+n > 65535:
+		return "", fmt.Errorf("%s: %d ports are needed from there on", addr, n+1)
+	default:
 		p += n
 	}
 	return net.JoinHostPort(host, strconv.Itoa(p)), nil
 }
 
-func (o *DevOptions) announce(out io.Writer, front net.Addr, instances []*instance, ups []net.Listener, etcd string) {
-	endpoints := ""
-	if etcd != "127.0.0.1:2379" {
-		endpoints = " --endpoints " + etcd
+func (o *DevOptions) announce(out io.Writer, f *devFleet) {
+	routectl := "./bin/routectl"
+	if f.etcd != "127.0.0.1:2379" {
+		routectl += " --endpoints " + f.etcd
 	}
-	fmt.Fprintf(out, "\nrouterd: a fleet of %d is serving\n\n", len(instances))
-	fmt.Fprintf(out, "  front      http://%s\n", front)
-	for _, i := range instances {
+	path, source := "/products/7", "examples/shop.yaml"
+	switch {
+	case o.Empty:
+		source = "examples/"
+	case len(o.Routes) > 0:
+		path, source = "/", strings.Join(o.Routes, " ")
+	}
+	serves := "is serving"
+	if o.Empty && !ready(f.instances) {
+		serves = "waits for its first revision"
+	}
+	fmt.Fprintf(out, "\nrouterd: a fleet of %d %s\n\n", len(f.instances), serves)
+	fmt.Fprintf(out, "  front      http://%s\n", f.front.Addr())
+	for _, i := range f.instances {
 		fmt.Fprintf(out, "  %-10s group %-7s http://%s  admin http://%s\n", i.cfg.Instance, i.cfg.Group, i.fronts[0].net.Addr(), i.admin[0].net.Addr())
 	}
-	fmt.Fprintf(out, "  upstreams  http://%s http://%s\n", ups[0].Addr(), ups[1].Addr())
-	fmt.Fprintf(out, "  etcd       %s\n", etcd)
-	curl := "curl -i http://" + front.String() + "/products/7"
-	explain := "./bin/routectl" + endpoints + " explain GET /products/7"
-	publish := "./bin/routectl" + endpoints + ` publish -f examples/shop.yaml -m "try it" --wait`
-	if o.Empty {
-		publish = "./bin/routectl" + endpoints + ` publish -f examples/ -m "the examples" --wait`
-	}
+	fmt.Fprintf(out, "  upstreams  http://%s http://%s\n", f.upstreams[0].Addr(), f.upstreams[1].Addr())
+	fmt.Fprintf(out, "  etcd       %s\n", f.etcd)
 	fmt.Fprintf(out, "\nTry, in another terminal, from the project's folder:\n\n  %s\n\nCtrl-C ends it all.\n", strings.Join([]string{
-		curl, "./bin/routectl" + endpoints + " status", explain, publish + "   # edit the file first",
-		"./bin/routectl" + endpoints + " rollback --wait",
+		"curl -i http://" + f.front.Addr().String() + path,
+		routectl + " status",
+		routectl + " explain GET " + path,
+		routectl + " publish -f " + source + ` -m "try it" --wait   # edit it first`,
+		routectl + " rollback --wait",
 	}, "\n  "))
 }
 

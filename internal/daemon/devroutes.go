@@ -24,8 +24,8 @@ import (
 
 // firstRevision publishes what the options name, unless the data directory
 // holds a fleet with a history, and waits until every instance serves.
-func (o *DevOptions) firstRevision(ctx context.Context, instances []*instance, ups []net.Listener) error {
-	s := instances[0].store
+func (o *DevOptions) firstRevision(ctx context.Context, f *devFleet, out io.Writer) error {
+	s := f.instances[0].store
 	// The instances make the fleet too; whoever comes first does.
 	if _, _, err := s.Init(ctx); err != nil {
 		return err
@@ -34,20 +34,27 @@ func (o *DevOptions) firstRevision(ctx context.Context, instances []*instance, u
 	if err != nil {
 		return err
 	}
-	if head == 0 {
-		if o.Empty {
-			return nil
-		}
+	switch {
+	case head == 0 && o.Empty:
+		return nil
+	case head == 0:
 		// Publishing to groups that do not exist yet would switch nothing.
-		if err := waitUntil(ctx, func() bool { return joined(instances) }); err != nil {
+		if err := waitFor(ctx, f.instances, joined); err != nil {
 			return errors.New("the instances did not join: --log-level info says more")
 		}
-		if err := o.publishFirst(ctx, s, ups); err != nil {
+		if err := o.publishFirst(ctx, s, f.upstreams); err != nil {
 			return err
 		}
+	case len(o.Routes) > 0:
+		fmt.Fprintf(out, "routerd: %s holds %d revisions already: --routes is not published; routectl publish does\n", o.DataDir, head)
 	}
-	if err := waitUntil(ctx, func() bool { return ready(instances) }); err != nil {
-		return fmt.Errorf("the instances do not serve: %s", instances[0].agent.Ready().Why)
+	if err := waitFor(ctx, f.instances, ready); err != nil {
+		for _, i := range f.instances {
+			if r := i.agent.Ready(); !r.Ready {
+				return fmt.Errorf("%s does not serve: %s", i.cfg.Instance, r.Why)
+			}
+		}
+		return err
 	}
 	return nil
 }
@@ -115,20 +122,11 @@ func ready(instances []*instance) bool {
 	return true
 }
 
-// waitUntil looks often, for at most half a minute.
-func waitUntil(ctx context.Context, cond func() bool) error {
+// waitFor waits for at most half a minute.
+func waitFor(ctx context.Context, instances []*instance, cond func([]*instance) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !cond() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
-	return nil
+	return poll(ctx, func() bool { return cond(instances) })
 }
 
 // listenUpstreams binds the two example upstreams.

@@ -17,6 +17,7 @@ import (
 type etcdOptions struct {
 	Dir      string
 	Listen   string // client address, host:port
+	Setting  string // that Listen came from
 	Volatile bool   // the data is thrown away at the end: do not wait for the disk
 }
 
@@ -24,7 +25,7 @@ type etcdOptions struct {
 // answers. Close it with stopEtcd, after its clients.
 func startEtcd(ctx context.Context, o etcdOptions) (*embed.Etcd, error) {
 	// etcd's own message for a taken port does not say which setting to change.
-	l, err := listen("etcd", o.Listen)
+	l, err := listen(o.Setting, o.Listen)
 	if err != nil {
 		return nil, err
 	}

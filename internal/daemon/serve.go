@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"sync"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -13,24 +14,37 @@ import (
 )
 
 // Serve runs one instance until ctx ends, and then drains it. With
-// EmbeddedEtcd it runs an etcd too and stands for election.
+// EmbeddedEtcd it runs an etcd too and stands for election. Being told to end is no
+// error, nor is what a drain had to cut off.
 func Serve(ctx context.Context, cfg Config) (err error) {
 	if err := cfg.Check(); err != nil {
 		return err
 	}
+	defer func() {
+		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			err = nil // told to end while starting
+		}
+	}()
+	var etcd *embed.Etcd
 	if cfg.EmbeddedEtcd {
-		e, err := cfg.embed(ctx)
-		if err != nil {
+		if etcd, err = cfg.embed(ctx); err != nil {
 			return err
 		}
-		defer stopEtcd(e)
+		defer stopEtcd(etcd)
 	}
 	i, err := newInstance(ctx, cfg, telemetry.Config{})
 	if err != nil {
 		return err
 	}
-	stop := notifySystemd(ctx, i)
+	i.tele.TakeErrors()
+	beside, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer stop()
+	wg.Go(func() { notifySystemd(ctx, beside, i) })
+	if etcd != nil {
+		wg.Go(func() { tellEtcd(beside, etcd, i) })
+	}
 	return i.run(ctx)
 }
 
@@ -40,53 +54,55 @@ func (c *Config) embed(ctx context.Context) (*embed.Etcd, error) {
 	if dir == "" {
 		dir = filepath.Join(c.StateDir, "etcd")
 	}
-	e, err := startEtcd(ctx, etcdOptions{Dir: dir, Listen: c.EtcdListen})
+	e, err := startEtcd(ctx, etcdOptions{Dir: dir, Listen: c.EtcdListen, Setting: "embedded-etcd-listen"})
 	if err != nil {
 		return nil, err
 	}
 	c.Endpoints = []string{etcdEndpoint(e)}
+	c.EtcdCA, c.EtcdCert, c.EtcdKey, c.EtcdUser, c.EtcdPassword = "", "", "", "", ""
 	c.Controller = true // somebody has to be
 	return e, nil
 }
 
-// notifySystemd says that the listeners are open, when the drain begins, and
-// that the process lives, as often as systemd asks. Without systemd it does
-// nothing.
-func notifySystemd(ctx context.Context, i *instance) (stop func()) {
+// tellEtcd logs that the embedded etcd failed: traffic goes on without.
+func tellEtcd(ctx context.Context, e *embed.Etcd, i *instance) {
+	select {
+	case <-ctx.Done():
+	case err := <-e.Err():
+		i.log.Error("the embedded etcd failed: what is served stays, nothing can be published until a restart", "err", err)
+	}
+}
+
+// notifySystemd says that the listeners are open, when the drain begins (ctx
+// ends), and until beside ends that the process lives, as often as systemd asks.
+// Without systemd it does nothing.
+func notifySystemd(ctx, beside context.Context, i *instance) {
 	say := func(state string) {
 		if _, err := sd.SdNotify(false, state); err != nil {
 			i.log.Warn("tell systemd", "state", state, "err", err)
 		}
 	}
 	say(sd.SdNotifyReady)
-	done := make(chan struct{})
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		every, err := sd.SdWatchdogEnabled(false)
-		if err != nil {
-			i.log.Warn("ask for systemd's watchdog", "err", err)
+	every, err := sd.SdWatchdogEnabled(false)
+	if err != nil {
+		i.log.Warn("ask for systemd's watchdog", "err", err)
+	}
+	var tick <-chan time.Time
+	if every > 0 {
+		t := time.NewTicker(every / 2)
+		defer t.Stop()
+		tick = t.C
+	}
+	draining := ctx.Done()
+	for {
+		select {
+		case <-tick:
+			say(sd.SdNotifyWatchdog)
+		case <-draining:
+			say(sd.SdNotifyStopping)
+			draining = nil
+		case <-beside.Done():
+			return
 		}
-		var tick <-chan time.Time
-		if every > 0 {
-			t := time.NewTicker(every / 2)
-			defer t.Stop()
-			tick = t.C
-		}
-		draining := ctx.Done()
-		for {
-			select {
-			case <-tick:
-				say(sd.SdNotifyWatchdog)
-			case <-draining:
-				say(sd.SdNotifyStopping)
-				draining = nil
-			case <-done:
-				return
-			}
-		}
-	}()
-	return func() { close(done); <-ended }
+	}
 }
-
-var errInstances = errors.New("instances: want 1 to 20")

@@ -16,9 +16,13 @@ import (
 // free at once, and not only when its lease has ended.
 type stateLock struct {
 	file   *os.File
-	boot   string // id of this process
-	former string // id of the process before it, which is dead; empty if unknown
+	boot   string   // id of this process
+	former []string // ids of the last processes before it, all of them dead
 }
+
+// rememberedBoots is how many dead processes the lock names: one that was
+// killed before it joined leaves the place to the one before it, and so on.
+const rememberedBoots = 16
 
 // lockState makes the directory if needed and locks it.
 func lockState(dir string) (*stateLock, error) {
@@ -54,14 +58,14 @@ func (l *stateLock) succeed() error {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		inode = fmt.Sprintf("%d:%d", st.Dev, st.Ino)
 	}
-	before, err := io.ReadAll(io.LimitReader(l.file, 256))
+	before, err := io.ReadAll(io.LimitReader(l.file, 4<<10))
 	if err != nil {
 		return err
 	}
-	if f := strings.Fields(string(before)); len(f) == 2 && f[1] == inode {
-		l.former = f[0]
+	if f := strings.Fields(string(before)); len(f) > 1 && f[0] == inode {
+		l.former = f[1:min(len(f), 1+rememberedBoots)]
 	}
-	now := l.boot + " " + inode + "\n"
+	now := strings.Join(append([]string{inode, l.boot}, l.former[:min(len(l.former), rememberedBoots-1)]...), "\n") + "\n"
 	if _, err := l.file.WriteAt([]byte(now), 0); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -279,6 +280,20 @@ func TestI6_NothingInATableCrashesACompile(t *testing.T) {
 		}
 		overlaps.Routes = append(overlaps.Routes, route.Route{Name: fmt.Sprintf("r%d", i), Path: path, Action: respond("")})
 	}
+	classes := &route.Module{Name: "m"}
+	for n := 7; n < 20; n++ {
+		for i := range 1 << 6 {
+			path := ""
+			for bit := range n {
+				path += [2]string{"/a", fmt.Sprintf("/{p%d}", bit)}[i>>bit&1]
+			}
+			classes.Routes = append(classes.Routes, route.Route{Name: fmt.Sprintf("r%d-%d", n, i), Prefix: path, Action: respond("")})
+		}
+	}
+	exprs := many(2000, "/#")
+	for i := range exprs.Routes {
+		exprs.Routes[i].Headers = []route.Condition{{Name: "X", Op: route.OpRegexp, Value: fmt.Sprintf("(%da{0,30}){20}", i)}}
+	}
 	hosts := many(2000, "/#")
 	for i := range hosts.Routes {
 		for h := range route.MaxRouteHosts {
@@ -290,25 +305,39 @@ func TestI6_NothingInATableCrashesACompile(t *testing.T) {
 		budget Budget
 		want   string
 	}{
-		"competing":      {many(route.MaxCandidates+1, "/x"), Budget{}, "competes with more than"},
-		"mixed":          {many(route.MaxCandidates+1, "/{x}:verb#"), Budget{}, "competes with more than"},
-		"overlapping":    {overlaps, Budget{}, "overlaps with other routes"},
-		"memory":         {hosts, Budget{Memory: 64 << 20}, "over the 64 MiB allowed"},
-		"memory, routes": {many(100_000, "/#"), Budget{Memory: 16 << 20}, "over the 16 MiB allowed"},
-		"pattern":        {many(1, "/a/{"), Budget{}, "routes[0].path"},
-		"empty path":     {many(1, ""), Budget{}, "routes[0].path"},
-		"regexp":         {&route.Module{Name: "m", Routes: []route.Route{{Path: "/", Action: respond(""), Headers: []route.Condition{{Name: "X", Op: route.OpRegexp, Value: "(a{1000}){900}"}}}}}, Budget{}, "routes[0].headers[0]"},
-		"no action":      {&route.Module{Name: "m", Routes: []route.Route{{Path: "/"}}}, Budget{}, "has no action"},
-		"upstream":       {&route.Module{Name: "m", Routes: []route.Route{{Path: "/", Action: proxyTo("gone")}}}, Budget{}, "no upstream"},
-		"use":            {&route.Module{Name: "m", Routes: []route.Route{{Path: "/", Action: respond(""), Middlewares: []route.Middleware{{Use: "gone"}}}}}, Budget{}, "no middleware"},
-		"redirect":       {&route.Module{Name: "m", Routes: []route.Route{{Path: "/{x}", Action: route.Action{Redirect: &route.Redirect{To: "https://{x}/"}}}}}, Budget{}, "routes[0].redirect.to"},
-		"panic":          {nil, Budget{}, "cannot be compiled"},
+		"competing":       {many(route.MaxCandidates+1, "/x"), Budget{}, "competes with more than"},
+		"mixed":           {many(route.MaxCandidates+1, "/{x}:verb#"), Budget{}, "competes with more than"},
+		"overlapping":     {overlaps, Budget{}, "overlaps with other routes"},
+		"looked up often": {classes, Budget{}, "looked up in more than"},
+		"memory, exprs":   {exprs, Budget{Memory: 16 << 20}, "over the 16 MiB allowed"},
+		"memory":          {hosts, Budget{Memory: 64 << 20}, "over the 64 MiB allowed"},
+		"memory, routes":  {many(100_000, "/#"), Budget{Memory: 16 << 20}, "over the 16 MiB allowed"},
+		"pattern":         {many(1, "/a/{"), Budget{}, "routes[0].path"},
+		"empty path":      {many(1, ""), Budget{}, "routes[0].path"},
+		"regexp":          {&route.Module{Name: "m", Routes: []route.Route{{Path: "/", Action: respond(""), Headers: []route.Condition{{Name: "X", Op: route.OpRegexp, Value: "(a{1000}){900}"}}}}}, Budget{}, "routes[0].headers[0]"},
+		"no action":       {&route.Module{Name: "m", Routes: []route.Route{{Path: "/"}}}, Budget{}, "has no action"},
+		"upstream":        {&route.Module{Name: "m", Routes: []route.Route{{Path: "/", Action: proxyTo("gone")}}}, Budget{}, "no upstream"},
+		"use":             {&route.Module{Name: "m", Routes: []route.Route{{Path: "/", Action: respond(""), Middlewares: []route.Middleware{{Use: "gone"}}}}}, Budget{}, "no middleware"},
+		"redirect":        {&route.Module{Name: "m", Routes: []route.Route{{Path: "/{x}", Action: route.Action{Redirect: &route.Redirect{To: "https://{x}/"}}}}}, Budget{}, "routes[0].redirect.to"},
+		"panic":           {nil, Budget{}, "cannot be compiled"},
 	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		_, err := Compile(context.Background(), version.Ref{}, &route.Table{Modules: []*route.Module{c.module}}, nil, Options{Budget: c.budget})
+		runtime.ReadMemStats(&after)
+		if took := int64(after.TotalAlloc - before.TotalAlloc); c.budget.Memory > 0 && took > 8*c.budget.Memory {
+			t.Errorf("%s: %d MiB were allocated before a budget of %d was enforced", name, took>>20, c.budget.Memory>>20)
+		}
 		var ps route.Problems
 		if !errors.As(err, &ps) || !strings.Contains(ps.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
+	}
+	for i := range exprs.Routes {
+		exprs.Routes[i].Headers[0].Value = "(a{0,30}){20}"
+	}
+	if _, err := Compile(context.Background(), version.Ref{}, &route.Table{Modules: []*route.Module{exprs}}, nil, Options{Budget: Budget{Memory: 16 << 20}}); err != nil {
+		t.Errorf("the same expression takes no more for standing often: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

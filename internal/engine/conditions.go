@@ -1,8 +1,11 @@
 package engine
 
 import (
+	"hash/maphash"
+	"math/bits"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 
 	"routerd.dev/internal/route"
@@ -112,22 +115,25 @@ func (c *condition) among(ps *pairs) bool {
 // however many conditions ask, and looked up when they are many: otherwise one long
 // query would cost each condition of each route its whole length.
 type pairs struct {
-	read bool
-	list []pair
-	last map[string]int32 // the last pair of a name; nil when they are few
+	read  bool
+	list  []pair
+	heads []int32 // by hash of the name: the last pair with it, -1 for none; nil when pairs are few
 }
 
 type pair struct {
 	name, value string
 	encoded     bool  // value is to be read as a form's
-	before      int32 // the pair of the same name before this one, -1 for none; set when there is pairs.last
+	before      int32 // the pair before this one whose name has the same hash, -1 for none; with pairs.heads
 }
 
 // few is how many pairs are looked through one by one.
 const few = 16
 
+// pairSeed keeps clients from choosing names of one hash. Never written.
+var pairSeed = maphash.MakeSeed()
+
 func (ps *pairs) reset() {
-	ps.read, ps.last = false, nil
+	ps.read, ps.heads = false, nil
 	if ps.list = ps.list[:0]; cap(ps.list) > 8*few {
 		ps.list = nil
 	}
@@ -140,6 +146,7 @@ func (ps *pairs) ofQuery(h *Head) *pairs {
 	if ps.read {
 		return ps
 	}
+	ps.list = slices.Grow(ps.list, strings.Count(h.RawQuery, "&")+1)
 	for query := h.RawQuery; query != ""; {
 		var text string
 		text, query, _ = strings.Cut(query, "&")
@@ -168,29 +175,35 @@ func (ps *pairs) done() *pairs {
 	if len(ps.list) <= few {
 		return ps
 	}
-	ps.last = make(map[string]int32, len(ps.list))
+	ps.heads = make([]int32, 1<<bits.Len(uint(len(ps.list))))
+	for i := range ps.heads {
+		ps.heads[i] = -1
+	}
 	for i := range ps.list {
-		p := &ps.list[i]
-		p.before = -1
-		if at, ok := ps.last[p.name]; ok {
-			p.before = at
-		}
-		ps.last[p.name] = int32(i)
+		head := ps.head(ps.list[i].name)
+		ps.list[i].before, *head = *head, int32(i)
 	}
 	return ps
+}
+
+func (ps *pairs) head(name string) *int32 {
+	return &ps.heads[maphash.String(pairSeed, name)&uint64(len(ps.heads)-1)]
 }
 
 // after yields the pairs of a name one after the other, in no order that
 // means anything: the next after i, the first after -1; -1 when there is none.
 func (ps *pairs) after(i int, name string) int {
-	if ps.last != nil {
+	if ps.heads != nil {
+		var at int32
 		if i >= 0 {
-			return int(ps.list[i].before)
+			at = ps.list[i].before
+		} else {
+			at = *ps.head(name)
 		}
-		if at, ok := ps.last[name]; ok {
-			return int(at)
+		for at >= 0 && ps.list[at].name != name {
+			at = ps.list[at].before
 		}
-		return -1
+		return int(at)
 	}
 	for i++; i < len(ps.list); i++ {
 		if ps.list[i].name == name {

@@ -79,6 +79,51 @@ func (e *Engine) Explain(h *Head) Explanation {
 	return x
 }
 
+// Allow lists the methods with which some route would win, sorted. It is for a
+// Decision of 405, made by e of h.
+func (e *Engine) Allow(h *Head, d *Decision) []string {
+	var names []string
+	for t := range e.treesFor(route.FoldHost(h.Host)) {
+		t.eachLeaf(d, func(l *leaf) {
+			for en := range l.entries() {
+				if en.takesPath(d) && en.takesHead(h, d) {
+					names = append(names, en.route.Methods...)
+				}
+			}
+		})
+	}
+	if slices.Contains(names, "GET") {
+		names = append(names, "HEAD")
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// eachLeaf calls f for every leaf of t that d's path reaches.
+func (t *hostTree) eachLeaf(d *Decision, f func(*leaf)) {
+	path := d.treePath(t)
+	look := func(trees []tree, path string) {
+		for i := range trees {
+			if l := d.lookup.find(t, trees[i].name, path); l != nil {
+				f(l)
+			}
+		}
+	}
+	if d.n == 0 {
+		if t.root != nil {
+			f(t.root)
+		}
+	} else if set := d.set(t); d.n < len(set) {
+		look(set[d.n], path[:d.at[d.n]])
+	}
+	for n := min(d.n, len(t.under)-1); n > 0; n-- {
+		look(t.under[n], path[:d.at[n]])
+	}
+	if t.all != nil {
+		f(t.all)
+	}
+}
+
 func (e *entry) key(host string) route.Key {
 	pattern, _ := e.route.Pattern() // it was compiled
 	return route.NewKey(e.route, &pattern, host, e.part.module.Name, int(e.index))

@@ -325,12 +325,13 @@ func (st *state) answer(status int, headers []route.Header, body string) {
 // does not send the rest of its body holds the request: over HTTP/1 net/http reads that rest
 // before it writes a head. It takes both deadlines off afterwards.
 func (st *state) bound() {
-	at := time.Now().Add(st.front.patience)
+	now, patience := time.Now(), st.front.patience
 	rc := http.NewResponseController(st.w)
-	_ = rc.SetWriteDeadline(at)
 	if st.r.ProtoMajor == 1 && st.r.Body != nil && st.r.Body != http.NoBody {
-		_ = rc.SetReadDeadline(at)
+		_ = rc.SetReadDeadline(now.Add(patience))
+		patience *= 2 // writing may begin only when reading has ended
 	}
+	_ = rc.SetWriteDeadline(now.Add(patience))
 }
 
 // answerError sends an error page of one line.

@@ -286,10 +286,17 @@ func TestI8_MatchedIsForwarded(t *testing.T) {
 	got := make(chan string, 1)
 	back := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { got <- r.RequestURI }))
 	t.Cleanup(back.Close)
-	s, srv := startFront(t, FrontOptions{ResponseHeaders: true, Path: route.PathOptions{AllowEncodedSlash: true, MergeSlashes: true}})
-	s.Swap(serving(testEngine(t, testLibrary(t), 1, back.URL,
+	paths := route.PathOptions{AllowEncodedSlash: true, MergeSlashes: true}
+	s, srv := startFront(t, FrontOptions{ResponseHeaders: true, Path: paths})
+	lib := NewLibrary(proxy.Options{}, middleware.Env{Path: paths})
+	t.Cleanup(func() { lib.Upstreams.Close() })
+	s.Swap(serving(testEngine(t, lib, 1, back.URL,
 		route.Route{Name: "item", Path: "/items/{id}", Action: proxyTo("back")},
 		route.Route{Name: "all", Prefix: "/", Action: proxyTo("back")},
+		route.Route{
+			Name: "empty", Path: "/empty/{rest...}", Action: proxyTo("back"),
+			Middlewares: []route.Middleware{{Kind: "rewritePath", Config: `{"to":"/{rest}/x"}`}},
+		},
 		route.Route{
 			Name: "new", Path: "/old/{rest...}", Action: proxyTo("back"),
 			Middlewares: []route.Middleware{{Kind: "rewritePath", Config: `{"to":"/new/{rest}"}`}},
@@ -299,7 +306,9 @@ func TestI8_MatchedIsForwarded(t *testing.T) {
 		{"/items/%61%2fb?q=%20+&&", "m/item", "/items/%61%2fb?q=%20+&&"},
 		{"/%69tems/a", "m/item", "/%69tems/a"},
 		{"/items/a%3Fb", "m/item", "/items/a%3Fb"},
-		{"/a//b/?", "m/all", "/a//b/"},
+		{"/a//b/?", "m/all", "/a/b/"}, // merged: what was matched
+		{"//evil.test///a%2F%2fb", "m/all", "/evil.test/a%2F%2fb"},
+		{"/empty/", "m/empty", "/x"},
 		{"/items/(x)%28", "m/item", "/items/(x)%28"},
 		{"/old/a%62/c%28", "m/new", "/new/a%62/c%28"},
 	} {

@@ -79,6 +79,7 @@ func TestCheckNamesEveryProblem(t *testing.T) {
 			"response.set.X-A: value holds", "response.set.X-B: bad reference", "response.set.X-C: bad reference", "response.set.X-D: bad reference",
 		}},
 		{"headers", `{"request":{"set":{"Authorization":"Bearer abc","X-Any":"sk_live_123"}}}`, []string{"request.set.Authorization: a literal secret", "request.set.X-Any: a literal secret"}},
+		{"ipDeny", `{"clients":["::ffff:0:0/95","::ffff:10.0.0.0/104"]}`, []string{"clients[0]: ::ffff:0:0/95 has bits"}},
 		{"ipAllow", `{"clients":["10.0.0.1/8","x","::/0","1.2.3.4"]}`, []string{"clients[0]: 10.0.0.1/8 has bits", `clients[1]: "x" is neither`}},
 		{"ipDeny", `{}`, []string{"clients: is required"}},
 		{"stripPrefix", `{}`, []string{"prefix: is required"}},

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
-	"time"
 )
 
 const (
@@ -104,12 +103,7 @@ func (x *exchange) armDown() {
 	}
 	if x.downArm < now+idle+idle/8 || x.downArm > now+idle+idle/4 {
 		x.downArm = now + idle + idle/4
-		at := x.lib.at(x.downArm)
-		if w, ok := x.w.(interface{ SetWriteDeadline(time.Time) error }); ok {
-			_ = w.SetWriteDeadline(at) // a controller of our own would be an allocation for each request
-		} else {
-			_ = x.control().SetWriteDeadline(at)
-		}
+		_ = x.control().SetWriteDeadline(x.lib.at(x.downArm))
 	}
 }
 

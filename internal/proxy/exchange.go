@@ -69,7 +69,6 @@ type exchange struct {
 	r   *http.Request
 	f   *Forward
 	ctx context.Context
-	rc  *http.ResponseController // made by control
 
 	c       *conn
 	upload  *upload
@@ -102,13 +101,8 @@ func newExchange(l *Library) *exchange {
 	return &exchange{lib: l, shard: l.next.Add(1) & uint32(l.shards-1)}
 }
 
-// control returns w's controller.
-func (x *exchange) control() *http.ResponseController {
-	if x.rc == nil {
-		x.rc = http.NewResponseController(x.w)
-	}
-	return x.rc
-}
+// control returns a controller of w. It is inlined, and so not allocated.
+func (x *exchange) control() *http.ResponseController { return http.NewResponseController(x.w) }
 
 // run carries the exchange to its end. nil: the response is complete.
 func (x *exchange) run() *failure {

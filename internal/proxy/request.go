@@ -143,35 +143,21 @@ func (x *exchange) appendHead(b []byte, t *target) ([]byte, error) {
 	lines++
 
 	x.listed = listed(x.listed[:0], r.Header["Connection"])
-	for name, values := range r.Header {
-		if len(values) == 0 || !x.passes(name) {
-			continue
-		}
-		if !validToken(name) {
-			return b, fmt.Errorf("invalid field name %.80q", name)
-		}
-		for _, v := range values {
-			b = appendField(b, name, v)
-			lines++
-		}
+	b, n, err := appendFields(b, r.Header, x.passes)
+	if err != nil {
+		return b, err
 	}
-	b, n := x.appendForwarded(b)
+	lines += n
+	b, n = x.appendForwarded(b)
 	lines += n
 	if via := x.lib.o.Via; via != "" {
 		b = appendField(b, "Via", strings.Join(append(slices.Clone(r.Header["Via"]), viaProto(r)+" "+via), ", "))
 		lines++
 	}
-	if x.trace != nil {
-		for name, values := range x.trace {
-			if !validToken(name) {
-				return b, fmt.Errorf("invalid field name %.80q", name)
-			}
-			for _, v := range values {
-				b = appendField(b, name, v)
-				lines++
-			}
-		}
+	if b, n, err = appendFields(b, x.trace, nil); err != nil {
+		return b, err
 	}
+	lines += n
 	hops := hopsOf(r.Header)
 	if hops > maxHops {
 		return b, errLoop
@@ -314,6 +300,24 @@ func (x *exchange) appendFraming(b []byte) (_ []byte, lines int) {
 		lines++
 	}
 	return b, lines
+}
+
+// appendFields appends the fields that pass, all when passes is nil, and says
+// how many lines these are.
+func appendFields(b []byte, h http.Header, passes func(name string) bool) (_ []byte, lines int, err error) {
+	for name, values := range h {
+		if len(values) == 0 || passes != nil && !passes(name) {
+			continue
+		}
+		if !validToken(name) {
+			return b, lines, fmt.Errorf("invalid field name %.80q", name)
+		}
+		for _, v := range values {
+			b = appendField(b, name, v)
+			lines++
+		}
+	}
+	return b, lines, nil
 }
 
 func appendField(b []byte, name, value string) []byte {

@@ -35,11 +35,14 @@ func (d *draft) advance(r Rollout) {
 		d.refuse(&r, said)
 		return
 	}
+	asked := cold(ms)
+	if most := d.deadlineOf(&r, len(asked) == 0); r.Deadline.After(most) && !most.IsZero() {
+		r.Deadline = most // It was named by a clock that is ahead of this one.
+	}
 	if why := d.frozenText(ms); why != "" {
 		d.wait(&r, ms, why)
 		return
 	}
-	asked := cold(ms)
 	switch {
 	case len(asked) == 0:
 		r.Phase = PhaseCommitting

@@ -27,7 +27,8 @@
 //
 //   - Epochs of a group only grow (I3).
 //   - A Change that puts an assignment demands in Ready or Empty that every
-//     registered instance holds the set, or has an Override that says who did not (I2).
+//     registered instance holds the set, or has an Override that says who did not, and
+//     demands in Settled that this is still all (I2).
 //   - A rollout that ended never changes again. A group has at most one in progress.
 //   - A rollout that does not succeed gives the target back to what it was.
 //   - The order of maps and of reports does not change a byte of a Change.

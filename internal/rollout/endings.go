@@ -20,6 +20,7 @@ func (d *draft) commit(r *Rollout, ms []move, override string) {
 		epoch = max(epoch, d.highest(m.group))
 		registered += len(m.regs)
 	}
+	override = brief(override, maxWhy)
 	epoch++ // Only grows: a late agent must refuse what is lower.
 	instant := d.now.Add(lead(d.fleet.Settings, registered))
 	r.Epochs = make(map[string]int64, len(ms))
@@ -63,6 +64,8 @@ func (d *draft) demand(m move, n Nonce, late []string) {
 			d.c.Ready = make(map[string]Nonce)
 		}
 		d.c.Ready[m.group] = n
+	default:
+		d.c.Settled = append(d.c.Settled, m.group) // The override names all who are late, or nothing is written.
 	}
 }
 
@@ -130,7 +133,7 @@ func (d *draft) refuse(r *Rollout, said Ready) {
 
 // condemn ends r, and every later attempt to prepare its digest.
 func (d *draft) condemn(r *Rollout, why string) {
-	d.c.Condemn = append(d.c.Condemn, Condemned{Digest: r.To.Digest, Why: why, Time: d.now})
+	d.c.Condemn = append(d.c.Condemn, Condemned{Digest: r.To.Digest, Why: brief(why, maxWhy), Time: d.now})
 	d.withdraw(r)
 	d.restore(r)
 	d.end(r, PhaseRefused, "condemned: "+why)

@@ -194,6 +194,7 @@ func (d *draft) overlap(a, b *Rollout) bool {
 // takeAbort ends the rollout that r names, or all in progress.
 func (d *draft) takeAbort(r Rollout) {
 	var ended []string
+	gone := make(map[int64]version.Ref) // what was to come with them, by number: the target before
 	match := func(o Rollout) bool { return r.Rollout == "" || o.ID == r.Rollout }
 	for {
 		// Read anew each time: ending one may alter the others.
@@ -207,6 +208,9 @@ func (d *draft) takeAbort(r Rollout) {
 			why += ": " + r.Message
 		}
 		d.abort(&o, r.By, why)
+		if o.Kind == IntentSwitch {
+			gone[o.Target.Number] = o.PrevTarget
+		}
 		ended = append(ended, o.ID)
 	}
 	for _, in := range d.v.Intents[1:] {
@@ -218,6 +222,19 @@ func (d *draft) takeAbort(r Rollout) {
 			}
 			d.c.Done = append(d.c.Done, in.ID)
 			d.abort(&o, r.By, "by "+r.By)
+			gone[o.Target.Number] = o.PrevTarget // of no number if it was to go back
+			ended = append(ended, o.ID)
+			continue
+		}
+		// Published on top after the abort was asked for and before it was
+		// answered: it would bring back what was aborted.
+		parent := d.v.Revisions[in.To.Number].Parent
+		if prev, ok := gone[parent]; ok && parent != 0 && in.Kind == IntentSwitch && in.PrevTarget.Number == parent {
+			o := Rollout{Intent: in, Started: d.now, Target: in.To}
+			o.PrevTarget = prev
+			d.c.Done = append(d.c.Done, in.ID)
+			d.reject(&o, PhaseAborted, fmt.Sprintf("it was composed on revision %d, which abort %s took back: publish again", parent, r.ID))
+			gone[in.To.Number] = prev
 			ended = append(ended, o.ID)
 		}
 	}

@@ -97,9 +97,15 @@ func (d *draft) late(m move) []string {
 
 // lateText names the instances of ms that are not ready, with their stage.
 func (d *draft) lateText(ms []move) string {
+	const most = 20 // of what may be thousands: an override lists them all
 	var out []string
+	more := 0
 	for _, m := range ms {
 		for _, name := range d.late(m) {
+			if len(out) == most {
+				more++
+				continue
+			}
 			stage := "waiting"
 			rep, ok := d.v.Reports[name]
 			switch {
@@ -110,10 +116,24 @@ func (d *draft) lateText(ms []move) string {
 			case rep.Stale != "":
 				stage = rep.Stale
 			}
-			out = append(out, fmt.Sprintf("%s (%s)", name, stage))
+			out = append(out, fmt.Sprintf("%s (%s)", name, brief(stage, 80)))
 		}
 	}
+	if more > 0 {
+		out = append(out, fmt.Sprintf("and %d more", more))
+	}
 	return strings.Join(out, ", ")
+}
+
+// maxWhy bounds a reason, in bytes. Part of it is what instances say, and a
+// transaction that repeats it for each group must not become too large.
+const maxWhy = 4000
+
+func brief(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // lost names the groups of ms that have fewer than half of the last commit's

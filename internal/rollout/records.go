@@ -98,7 +98,7 @@ type Instance struct {
 	Instance     string    `json:"instance"`
 	Group        string    `json:"group"`
 	Boot         string    `json:"boot"` // random for each start: tells twins apart
-	Former       string    `json:"-"`    // boot id of a process before this one that is known to be dead; empty for none
+	Former       []string  `json:"-"`    // boot ids of processes before this one, known to be dead
 	Address      string    `json:"address"`
 	Admin        string    `json:"admin,omitempty"`
 	Version      string    `json:"version"`
@@ -298,5 +298,6 @@ type Change struct {
 	Serve    []version.Digest // mark as served
 	Ready    map[string]Nonce // every registered instance of the group must hold the nonce
 	Empty    []string         // groups that must have no registered instance
+	Settled  []string         // groups with an override: no instance may have said anything since View.At
 	Audit    []AuditEntry
 }

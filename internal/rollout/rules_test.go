@@ -1,10 +1,13 @@
 package rollout
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"routerd.dev/internal/version"
 )
@@ -223,5 +226,82 @@ func BenchmarkStep(b *testing.B) {
 		if c, _ := Step(v, w.now); len(c.Ready) != 100 {
 			b.Fatalf("no commit: %+v", c)
 		}
+	}
+}
+
+// TestDeadlineOfAnotherClock: a rollback waits a second for stragglers, also
+// when its deadline was named by a controller whose clock was an hour ahead.
+func TestDeadlineOfAnotherClock(t *testing.T) {
+	v := running(t, func(v *View) {
+		v.Intents = nil
+		v.Ready["main"]["a"] = Ready{Instance: "a", Group: "main"}
+		v.Rollouts = []Rollout{{
+			Intent: Intent{ID: "r1", Kind: IntentRollback}, Phase: PhaseCommitting, Deadline: epoch0.Add(time.Hour),
+			Goals: map[string]version.Ref{"main": ref(1)},
+		}}
+	})
+	c, next := Step(v, epoch0)
+	if want := epoch0.Add(rollbackWait); len(c.Rollouts) != 1 || !c.Rollouts[0].Deadline.Equal(want) || !next.Equal(want) {
+		t.Errorf("rollouts %+v, next %v, want %v", c.Rollouts, next, want)
+	}
+}
+
+// TestOverrideOfThousands: an override names everyone who was late once, its
+// reasons a few, so that it fits into a transaction; and it demands that
+// nobody else said anything since.
+func TestOverrideOfThousands(t *testing.T) {
+	const groups, each = 50, 60
+	v := running(t, func(v *View) {
+		v.Intents = nil
+		r := Rollout{
+			Intent: Intent{ID: "r1", Kind: IntentRollback}, Phase: PhaseCommitting, Deadline: epoch0,
+			Goals: map[string]version.Ref{},
+		}
+		like := v.Groups["main"]
+		v.Groups = map[string]Assignment{}
+		for g := range groups {
+			a := like
+			a.Group = fmt.Sprintf("group-%02d", g)
+			v.Groups[a.Group], r.Goals[a.Group] = a, ref(1)
+			v.Ready[a.Group] = map[string]Ready{}
+			for i := range each {
+				name := fmt.Sprintf("%s-instance-%03d", a.Group, i)
+				v.Ready[a.Group][name] = Ready{}
+				v.Reports[name] = Report{Instance: name, Group: a.Group, Stale: strings.Repeat("stale ", 1000)}
+			}
+		}
+		v.Rollouts = []Rollout{r}
+	})
+	c, _ := Step(v, epoch0)
+	if len(c.Groups) != groups || len(c.Settled) != groups || len(c.Ready) != 0 {
+		t.Fatalf("%d groups, %d settled, %d ready", len(c.Groups), len(c.Settled), len(c.Ready))
+	}
+	for _, a := range c.Groups {
+		if len(a.Override.Instances) != each || !strings.Contains(a.Override.Why, "and 2980 more") {
+			t.Fatalf("override names %d, why %s", len(a.Override.Instances), a.Override.Why)
+		}
+	}
+	if b, err := json.Marshal(c); err != nil || len(b) > 1<<20 {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+}
+
+// TestEndlessReasonEndsTheRollout: what an instance says why it refuses does
+// not make the transaction too large that ends the rollout.
+func TestEndlessReasonEndsTheRollout(t *testing.T) {
+	v := running(t, func(v *View) {
+		v.Intents = nil
+		v.Prepares = map[string]Prepare{"main": {Group: "main", Nonce: "n", Rollout: "r1"}}
+		v.Ready["main"]["a"] = Ready{Instance: "a", Group: "main", Nonce: "n", Refused: true, Why: strings.Repeat("é", 1<<20)}
+		v.Rollouts = []Rollout{{
+			Intent: Intent{ID: "r1", Kind: IntentSwitch, To: ref(9)}, Phase: PhasePreparing, Nonces: map[string]Nonce{"main": "n"},
+		}}
+	})
+	c, _ := Step(v, epoch0)
+	if len(c.Rollouts) != 1 || c.Rollouts[0].Phase != PhaseRefused || !strings.HasPrefix(c.Rollouts[0].Why, "a refused it: é") {
+		t.Fatalf("change %.2000v", c)
+	}
+	if b, err := json.Marshal(c); err != nil || len(b) > 64<<10 || !utf8.Valid(b) {
+		t.Errorf("%d bytes, %v", len(b), err)
 	}
 }

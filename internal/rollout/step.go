@@ -95,6 +95,7 @@ func (d *draft) change() Change {
 
 // put writes r, unless that changes nothing.
 func (d *draft) put(r Rollout) {
+	r.Why = brief(r.Why, maxWhy)
 	i := slices.IndexFunc(d.active, func(a Rollout) bool { return a.ID == r.ID })
 	switch {
 	case i < 0 && !r.Phase.Final():
@@ -128,7 +129,7 @@ func (d *draft) look(t time.Time) {
 
 func (d *draft) audit(r *Rollout, what, why string, groups []string, to version.Ref) {
 	d.c.Audit = append(d.c.Audit, AuditEntry{
-		Time: d.now, Who: r.By, What: what, Why: why, Rollout: r.ID, Groups: groups, To: to,
+		Time: d.now, Who: r.By, What: what, Why: brief(why, maxWhy), Rollout: r.ID, Groups: groups, To: to,
 	})
 }
 

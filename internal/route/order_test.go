@@ -95,6 +95,7 @@ func TestHosts(t *testing.T) {
 	for host, want := range map[string]string{
 		"Example.COM": "example.com", "example.com:8080": "example.com", "example.com.": "example.com",
 		"[::1]:80": "[::1]", "[::1]": "[::1]", "10.0.0.1:80": "10.0.0.1", "": "", ":80": "", "a.b.:1": "a.b",
+		"\u212A8s.test": "\u212A8s.test", "\u0130.TEST": "\u0130.test", // folded by ASCII alone
 	} {
 		if got := FoldHost(host); got != want {
 			t.Errorf("FoldHost(%q) = %q, want %q", host, got, want)

@@ -306,6 +306,26 @@ func TestRawPieceIsThePieceAsItCame(t *testing.T) {
 	})
 }
 
+// What is forwarded where slashes are merged is canonical to the same path, but
+// by the strict rules.
+func TestMergeSlashes(t *testing.T) {
+	for raw, want := range map[string]string{"": "", "/": "/", "//": "/", "/a//b///c/": "/a/b/c/", "///%2F//%2f": "/%2F/%2f", "/a/b": "/a/b"} {
+		if got := MergeSlashes(raw); got != want {
+			t.Errorf("%q became %q, want %q", raw, got, want)
+		}
+	}
+	o := PathOptions{AllowEncodedSlash: true, MergeSlashes: true}
+	strict := PathOptions{AllowEncodedSlash: true}
+	rapid.Check(t, func(t *rapid.T) {
+		raw := "/" + strings.Join(rapid.SliceOf(rapid.SampledFrom([]string{"/", "//", "a", "%61", "%2F", ".", "b", "%2e"})).Draw(t, "raw"), "")
+		want, err := CanonicalPath(raw, o)
+		got, strictErr := CanonicalPath(MergeSlashes(raw), strict)
+		if got != want || (err == nil) != (strictErr == nil) {
+			t.Fatalf("%q is %q (%v), merged %q (%v)", raw, want, err, got, strictErr)
+		}
+	})
+}
+
 func TestEncodeParamIsUndone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.String().Draw(t, "text")

@@ -49,6 +49,9 @@ var (
 	ErrNoSpace = errors.New("etcd is out of space")
 	// ErrTooLarge: the transaction is over a limit of etcd.
 	ErrTooLarge = errors.New("too large for one transaction")
+	// ErrCondemned: the digest killed or was refused by the instances that were
+	// to prepare it first; it is never prepared again.
+	ErrCondemned = errors.New("the digest is condemned")
 	// ErrCorrupt: a record cannot be read.
 	ErrCorrupt = errors.New("unreadable record")
 )
@@ -128,7 +131,7 @@ func (s *Store) explain(ctx context.Context, what, key string, err error) error 
 	case has(rpctypes.ErrAuthFailed), has(rpctypes.ErrUserEmpty), has(rpctypes.ErrInvalidAuthToken), code == codes.Unauthenticated:
 		return fmt.Errorf("%s: %w: etcd refuses user %q: %v; check --user and its password", what, ErrDenied, s.cfg.Username, err)
 	case has(rpctypes.ErrNoSpace):
-		return fmt.Errorf("%s: %w: run routectl gc, then compact, defragment and disarm etcd's NOSPACE alarm, or raise its quota", what, ErrNoSpace)
+		return fmt.Errorf("%s: %w: compact and defragment etcd and disarm its NOSPACE alarm, or raise its quota; then run routectl gc", what, ErrNoSpace)
 	case has(rpctypes.ErrRequestTooLarge), has(rpctypes.ErrTooManyOps), strings.Contains(err.Error(), "larger than max"):
 		return fmt.Errorf("%s: %w: %v", what, ErrTooLarge, err)
 	case code == codes.Unavailable, code == codes.DeadlineExceeded, code == codes.Canceled, code == codes.ResourceExhausted,

@@ -28,6 +28,9 @@ func (s *Store) PutIntent(ctx context.Context, i rollout.Intent, setTarget *vers
 	if strings.Contains(i.ID, "/") {
 		return i, fmt.Errorf("%s: id %q has a slash", what, i.ID)
 	}
+	if err := checkIntent(i); err != nil {
+		return i, fmt.Errorf("%s: %w", what, err)
+	}
 	for {
 		fleet, fleetMod, err := s.fleet(ctx)
 		if err != nil {

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,8 +41,8 @@ type Membership struct {
 // the same boot left is kept as it is, under the new lease.
 //
 // It fails with ErrTwin (a *TwinError) while another process has the name, or
-// an earlier one whose lease has not ended. Only who.Former is known to be dead
-// and makes way at once; what it held, the new process does not hold yet.
+// an earlier one whose lease has not ended. Those of who.Former are known to be
+// dead and make way at once; what they held, the new process does not hold yet.
 // Whoever gets a Membership ends it with Leave.
 func (s *Store) Join(ctx context.Context, who rollout.Instance, ttl time.Duration) (*Membership, error) {
 	if err := errors.Join(CheckName("instance", who.Instance), CheckName("group", who.Group)); err != nil {
@@ -90,12 +90,12 @@ func (m *Membership) register(ctx context.Context, what string) error {
 		}
 		ops := []clientv3.Op{put(m.instanceKey(), m.who, m.underLease())}
 		cmps := []clientv3.Cmp{unmoved(m.instanceKey(), modOf(instance)), unmoved(m.readyKey(), modOf(ready))}
-		if m.succeeds(instance) {
+		switch mine := bootOf(instance) == m.who.Boot; {
+		case mine && ready != nil:
+			ops = append(ops, clientv3.OpPut(m.readyKey(), string(ready.Value), m.underLease()))
+		case !mine: // what another process said it held, this one does not hold yet
 			ops = append(ops, clientv3.OpDelete(m.readyKey()), clientv3.OpDelete(m.reportKey()))
 			ready = nil
-		}
-		if ready != nil {
-			ops = append(ops, clientv3.OpPut(m.readyKey(), string(ready.Value), m.underLease()))
 		}
 		resp, err = m.s.txn(ctx, what, m.instanceKey(), cmps, ops, nil)
 		if err != nil {
@@ -112,10 +112,19 @@ func (m *Membership) register(ctx context.Context, what string) error {
 	return fmt.Errorf("%s: %w", what, ErrConflict)
 }
 
-// succeeds tells whether the key is of the dead process before this one.
+// succeeds tells whether the key is of a dead process before this one.
 func (m *Membership) succeeds(kv *mvccpb.KeyValue) bool {
-	var other rollout.Instance
-	return kv != nil && m.who.Former != "" && json.Unmarshal(kv.Value, &other) == nil && other.Boot == m.who.Former
+	boot := bootOf(kv)
+	return boot != "" && slices.Contains(m.who.Former, boot)
+}
+
+// bootOf is the boot id in an instance's key; empty if there is none.
+func bootOf(kv *mvccpb.KeyValue) string {
+	var i rollout.Instance
+	if kv == nil || json.Unmarshal(kv.Value, &i) != nil {
+		return ""
+	}
+	return i.Boot
 }
 
 // checkTwin refuses a key that another living boot may have written. One that cannot be read is
@@ -169,9 +178,7 @@ func (m *Membership) write(ctx context.Context, what string, r rollout.Ready, mo
 		return fmt.Errorf("%s: %w", what, ErrLostMembership)
 	}
 	admitting := len(more) > 0
-	if len(r.Why) > maxWhy {
-		r.Why = strings.ToValidUTF8(r.Why[:maxWhy], "") + "…"
-	}
+	r.Why = boundWhy(r.Why)
 	if m.ready == 0 && !admitting && r.Nonce != "" && !r.Refused {
 		if err := m.lookAgain(ctx, what); err != nil {
 			return err

@@ -293,7 +293,7 @@ func TestReadyText(t *testing.T) {
 func TestFormerMakesWay(t *testing.T) {
 	s := fleet(t)
 	dead := ready(t, s, "main", "a", "n1")
-	m, err := s.Join(t.Context(), rollout.Instance{Instance: "a", Group: "main", Boot: "second", Former: "boot-a"}, 0)
+	m, err := s.Join(t.Context(), rollout.Instance{Instance: "a", Group: "main", Boot: "second", Former: []string{"boot-0", "boot-a"}}, 0)
 	must(t, err)
 	t.Cleanup(func() { _ = m.Leave(context.Background()) })
 	v := view(t, s)
@@ -303,7 +303,7 @@ func TestFormerMakesWay(t *testing.T) {
 	if err := dead.Report(t.Context(), rollout.Report{}); !errors.Is(err, ErrLostMembership) {
 		t.Errorf("the former still reports: %v", err)
 	}
-	if _, err := s.Join(t.Context(), rollout.Instance{Instance: "a", Group: "main", Boot: "third", Former: "boot-a"}, 0); !errors.Is(err, ErrTwin) {
+	if _, err := s.Join(t.Context(), rollout.Instance{Instance: "a", Group: "main", Boot: "third", Former: []string{"boot-0", "boot-a"}}, 0); !errors.Is(err, ErrTwin) {
 		t.Errorf("a third joined over a living second: %v", err)
 	}
 }
@@ -319,4 +319,34 @@ func TestReportNoticesALostReadyKey(t *testing.T) {
 		t.Errorf("report: %v", err)
 	}
 	<-m.Lost()
+}
+
+// A ready key without its instance's key is of a process that is gone, here one
+// that was in another group meanwhile: who joins does not hold what it held.
+func TestI2_JoinerDoesNotInheritReadiness(t *testing.T) {
+	for name, instance := range map[string]string{"absent": "", "unreadable": "{"} {
+		t.Run(name, func(t *testing.T) {
+			s := fleet(t)
+			rawPut(t, s, "ready/main/a", "n1")
+			if instance != "" {
+				rawPut(t, s, "instances/a", instance)
+			}
+			m := join(t, s, "main", "a")
+			if got := view(t, s).Ready["main"]; len(got) != 0 {
+				t.Errorf("it is ready for what another held: %+v", got)
+			}
+			st, err := s.Group(t.Context(), "main")
+			must(t, err)
+			must(t, m.Admit(t.Context(), st, "n2"))
+		})
+	}
+}
+
+// A refusal without end comes out of a View as it would have been written.
+func TestEndlessReasonIsCut(t *testing.T) {
+	s := fleet(t)
+	rawPut(t, s, "ready/main/a", "refused n1 "+strings.Repeat("x", 1<<20))
+	if r := view(t, s).Ready["main"]["a"]; !r.Refused || r.Nonce != "n1" || len(r.Why) > maxWhy+len("…") {
+		t.Errorf("refused %v %s, %d bytes", r.Refused, r.Nonce, len(r.Why))
+	}
 }

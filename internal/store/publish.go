@@ -43,10 +43,16 @@ type Published struct {
 // the history or an instance knows of.
 //
 // It fails with ErrConflict when the target is not req.Parent, with
+// ErrCondemned when the digest is never prepared again, with
 // ErrNothingChanged (a *NothingChangedError) when the target has this digest
 // and every group serves it, and with ErrBusy when gc does not end before ctx.
 func (s *Store) Publish(ctx context.Context, req PublishRequest) (Published, error) {
 	what := "publish " + req.Snapshot.Digest.Short()
+	if req.Intent != nil {
+		if err := checkIntent(fillIntent(*req.Intent, time.Time{}, req.Author, req.Message)); err != nil {
+			return Published{}, fmt.Errorf("%s: %w", what, err)
+		}
+	}
 	for try := 0; ; try++ {
 		count, err := s.awaitGC(ctx, what)
 		if err != nil {
@@ -126,6 +132,7 @@ func (p *publication) look(ctx context.Context) error {
 		clientv3.OpGet(s.key(dirGroups), clientv3.WithPrefix()),
 		clientv3.OpGet(s.key(dirReports), clientv3.WithPrefix()),
 		clientv3.OpGet(s.key(dirRevisions), append(clientv3.WithLastKey(), clientv3.WithKeysOnly())...),
+		clientv3.OpGet(s.key(dirCondemned + p.req.Snapshot.Digest.String())),
 	}, nil)
 	if err != nil {
 		return err
@@ -154,6 +161,11 @@ func (p *publication) look(ctx context.Context) error {
 		}
 		p.highest = max(p.highest, n)
 	}
+	if kv := onlyKV(resp, 6); kv != nil {
+		var c rollout.Condemned
+		_ = json.Unmarshal(kv.Value, &c) // then it is condemned without a reason
+		return fmt.Errorf("%s: %w: %s; change the routes and publish again", p.what, ErrCondemned, c.Why)
+	}
 	if p.fleet.Target != p.req.Parent {
 		return fmt.Errorf("%s: %w: the target is %s, and this was composed on %s: publish again to compose on the new one",
 			p.what, ErrConflict, refName(p.fleet.Target), refName(p.req.Parent))
@@ -163,7 +175,7 @@ func (p *publication) look(ctx context.Context) error {
 	}
 	for _, kv := range resp.Responses[4].GetResponseRange().Kvs {
 		var r rollout.Report
-		if json.Unmarshal(kv.Value, &r) == nil { // a broken report knows no number
+		if json.Unmarshal(kv.Value, &r) == nil && credible(&r) { // a broken report knows no number
 			p.highest = max(p.highest, r.HighestRevision)
 		}
 	}
@@ -253,6 +265,25 @@ func (s *Store) published(ctx context.Context, rev version.Revision) bool {
 	a, errA := json.Marshal(got)
 	b, errB := json.Marshal(rev)
 	return errA == nil && errB == nil && bytes.Equal(a, b)
+}
+
+// maxIntent bounds an intent: its rollout and the audit repeat what it says, in
+// one transaction with all that the rollout changes.
+const maxIntent = 64 << 10
+
+// checkIntent refuses what a controller could not carry out.
+func checkIntent(i rollout.Intent) error {
+	for _, g := range i.Groups {
+		if err := CheckName("group", g); err != nil {
+			return err
+		}
+	}
+	if b, err := json.Marshal(i); err != nil {
+		return fmt.Errorf("encode intent: %w", err)
+	} else if most := maxIntent - 1<<10; len(b) > most { // the rest is filled in later
+		return fmt.Errorf("%w: the intent has %d bytes, at most %d are allowed: shorten its message", ErrTooLarge, len(b), most)
+	}
+	return nil
 }
 
 func fillIntent(i rollout.Intent, now time.Time, by, message string) rollout.Intent {

@@ -577,3 +577,16 @@ func TestGCStopsAtUnreadableRecords(t *testing.T) {
 		}
 	}
 }
+
+// A condemned digest is refused before anything is written, with the reason.
+func TestPublishOfTheCondemned(t *testing.T) {
+	s := fleet(t)
+	snap := snapshot(t, "a")
+	term := campaign(t, s, "c1")
+	must(t, term.Apply(t.Context(), view(t, s), rollout.Change{Condemn: []rollout.Condemned{{Digest: snap.Digest, Why: "a and b died of it"}}}))
+	unchanged(t, s, func() {
+		_, err := s.Publish(t.Context(), PublishRequest{Snapshot: snap, Intent: &rollout.Intent{Kind: rollout.IntentSwitch}})
+		wantErr(t, err, ErrCondemned, "a and b died of it")
+	})
+	publish(t, s, "b")
+}

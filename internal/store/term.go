@@ -118,9 +118,10 @@ func (t *Term) Resign(ctx context.Context) error {
 }
 
 // Apply carries out c in one transaction, and only if this term still holds
-// the election key, and no group, prepare, intent or the fleet was written
-// since at was read, and each group of c.Ready has instances that all hold its
-// nonce, and no group of c.Empty has any.
+// the election key, wrote nothing itself since at was read, and no group,
+// prepare, intent or the fleet was written since, nor a ready key in a group of
+// c.Settled, and each group of c.Ready has instances that all hold its nonce,
+// and no group of c.Empty has any.
 //
 // It fails with ErrDeposed, ErrStale or ErrNotReady, in this order of
 // precedence, and then has written nothing. On any other error the change may
@@ -135,17 +136,20 @@ func (t *Term) Apply(ctx context.Context, at *rollout.View, c rollout.Change) er
 		return nil
 	}
 	s := t.s
-	fence := []clientv3.Cmp{
-		clientv3.Compare(clientv3.CreateRevision(s.key(keyLeader)), "=", t.created),
+	// Each write moves the election key, so that one whose answer was lost, and
+	// which arrives after the next, undoes nothing.
+	leader := s.key(keyLeader)
+	ops = append(ops, clientv3.OpPut(leader, t.id, clientv3.WithLease(t.lease.id)))
+	cmps := []clientv3.Cmp{
+		clientv3.Compare(clientv3.CreateRevision(leader), "=", t.created),
+		clientv3.Compare(clientv3.ModRevision(leader), "<", at.At+1),
 		exists(s.key(keyFleet)), // a wiped store is not written to (I10)
 		clientv3.Compare(clientv3.ModRevision(s.key(keyFleet)), "<", at.At+1),
 		unmovedDir(s.key(dirGroups), at.At),
 		unmovedDir(s.key(dirPrepares), at.At),
 		unmovedDir(s.key(dirIntents), at.At),
 	}
-	cmps := fence
-	ready := slices.Sorted(maps.Keys(c.Ready))
-	for _, g := range ready {
+	for _, g := range slices.Sorted(maps.Keys(c.Ready)) {
 		// A compare of values over a range that has no key fails: an empty
 		// group is not a ready one.
 		cmps = append(cmps, clientv3.Compare(clientv3.Value(s.readyKey(g, "")), "=", string(c.Ready[g])).WithPrefix())
@@ -153,7 +157,10 @@ func (t *Term) Apply(ctx context.Context, at *rollout.View, c rollout.Change) er
 	for _, g := range c.Empty {
 		cmps = append(cmps, absent(s.readyKey(g, "")).WithPrefix())
 	}
-	resp, err := s.txn(ctx, what, s.cfg.Prefix, cmps, ops, s.whyOps())
+	for _, g := range c.Settled {
+		cmps = append(cmps, unmovedDir(s.readyKey(g, ""), at.At))
+	}
+	resp, err := s.txn(ctx, what, s.cfg.Prefix, cmps, pack(ops, len(cmps)), s.whyOps())
 	if err != nil {
 		return err
 	}
@@ -163,10 +170,9 @@ func (t *Term) Apply(ctx context.Context, at *rollout.View, c rollout.Change) er
 	return fmt.Errorf("%s: %w", what, t.why(resp, at, c))
 }
 
-// changeOps turns a change into operations, packed so that etcd's limit on
-// their number is kept.
+// changeOps turns a change into operations.
 func (s *Store) changeOps(at *rollout.View, c rollout.Change) ([]clientv3.Op, error) {
-	if n := max(len(c.Groups), len(c.Prepares), len(c.Withdraw), len(c.Ready)+len(c.Empty), len(c.Retire)); n > MaxGroups {
+	if n := max(len(c.Groups), len(c.Prepares), len(c.Withdraw), len(c.Ready)+len(c.Empty)+len(c.Settled), len(c.Retire)); n > MaxGroups {
 		return nil, fmt.Errorf("%w: %d groups, and one transaction takes at most %d: switch fewer with --group", ErrTooLarge, n, MaxGroups)
 	}
 	var ops []clientv3.Op
@@ -206,7 +212,7 @@ func (s *Store) changeOps(at *rollout.View, c rollout.Change) ([]clientv3.Op, er
 	for _, e := range c.Audit {
 		add(put(s.auditKey(e.Time), e))
 	}
-	return pack(ops, len(c.Ready)+len(c.Empty)+6), nil
+	return ops, nil
 }
 
 // pack nests operations in transactions without conditions when there are more
@@ -249,6 +255,8 @@ func (t *Term) why(resp *clientv3.TxnResponse, at *rollout.View, c rollout.Chang
 			by = string(l[0].Value)
 		}
 		return fmt.Errorf("%w: %s was elected, now it is %s", ErrDeposed, t.id, by)
+	} else if mod := l[0].ModRevision; mod > at.At {
+		return fmt.Errorf("%w: this controller wrote at %d, read at %d", ErrStale, mod, at.At)
 	}
 	if len(got(1).Kvs) == 0 {
 		return fmt.Errorf("%w: %s is gone", ErrStale, t.s.key(keyFleet))

@@ -142,7 +142,7 @@ func TestI4_DeposedTermWritesNothing(t *testing.T) {
 	// Elected again under the same name is another term still.
 	again := campaign(t, again(t, s), "c1")
 	refused("c1")
-	must(t, again.Apply(t.Context(), v, commit("main")))
+	must(t, again.Apply(t.Context(), view(t, s), commit("main")))
 	select {
 	case <-old.Done():
 	case <-time.After(20 * time.Second):
@@ -297,4 +297,45 @@ func TestCampaignEndsWithItsContext(t *testing.T) {
 	}()
 	cancel()
 	wantErr(t, <-done, context.Canceled)
+}
+
+// A write whose answer was lost may be carried out late. It must not undo what
+// the same controller did since: here it would bring an ended rollout back.
+func TestLateWriteOfTheSameTermIsVoid(t *testing.T) {
+	s := fleet(t)
+	term := campaign(t, s, "c1")
+	r := rollout.Rollout{Intent: rollout.Intent{ID: "r"}, Phase: rollout.PhasePreparing}
+	must(t, term.Apply(t.Context(), view(t, s), rollout.Change{Rollouts: []rollout.Rollout{r}}))
+	v := view(t, s)
+	late := rollout.Change{Rollouts: []rollout.Rollout{r}}
+	r.Phase = rollout.PhaseAborted
+	must(t, term.Apply(t.Context(), v, rollout.Change{Rollouts: []rollout.Rollout{r}}))
+	unchanged(t, s, func() {
+		wantErr(t, term.Apply(t.Context(), v, late), ErrStale, "this controller wrote")
+	})
+	if v := view(t, s); len(v.Rollouts) != 0 {
+		t.Errorf("rollouts %+v", v.Rollouts)
+	}
+}
+
+// An override names who was late. Whoever came, or changed its mind, since
+// those were listed stops it.
+func TestI2_OverrideStopsOnWhatItDoesNotName(t *testing.T) {
+	s := fleet(t)
+	ready(t, s, "main", "a", "n1")
+	m := ready(t, s, "main", "b", "n1")
+	term := campaign(t, s, "c1")
+	override := rollout.Change{
+		Groups:  []rollout.Assignment{{Group: "main", Epoch: 1, Nonce: "n1", Override: &rollout.Override{Instances: []string{"c"}}}},
+		Settled: []string{"main"},
+	}
+	v := view(t, s)
+	must(t, m.Put(t.Context(), rollout.Ready{}))
+	unchanged(t, s, func() {
+		wantErr(t, term.Apply(t.Context(), v, override), ErrStale)
+	})
+	v = view(t, s)
+	ready(t, s, "other", "d", "n9")
+	must(t, m.Leave(t.Context())) // one that is gone needs no name
+	must(t, term.Apply(t.Context(), v, override))
 }

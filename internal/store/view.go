@@ -142,30 +142,53 @@ func (r *viewReader) ready(kvs []*mvccpb.KeyValue) {
 func (r *viewReader) instances(kvs []*mvccpb.KeyValue) {
 	r.v.Instances = make(map[string]rollout.Instance, len(kvs))
 	for _, kv := range kvs {
-		if name, i, ok := record(r, kv, dirInstances, func(i *rollout.Instance) string { return i.Instance }); ok && !r.hidden[i.Group] {
-			r.v.Instances[name] = i
+		name, i, ok := record(r, kv, dirInstances, func(i *rollout.Instance) string { return i.Instance })
+		if !ok || r.hidden[i.Group] {
+			continue
 		}
+		if err := CheckName("group", i.Group); err != nil { // a group would be made of it
+			r.report(kv, err.Error())
+			continue
+		}
+		r.v.Instances[name] = i
 	}
 }
 
 func (r *viewReader) reports(kvs []*mvccpb.KeyValue) {
 	r.v.Reports = make(map[string]rollout.Report, len(kvs))
 	for _, kv := range kvs {
-		if name, p, ok := record(r, kv, dirReports, func(p *rollout.Report) string { return p.Instance }); ok && !r.hidden[p.Group] {
-			r.v.Reports[name] = p
+		name, p, ok := record(r, kv, dirReports, func(p *rollout.Report) string { return p.Instance })
+		if !ok || r.hidden[p.Group] {
+			continue
 		}
+		if !credible(&p) {
+			r.report(kv, fmt.Sprintf("epoch %d, revision %d: no fleet counted so far", p.HighestEpoch, p.HighestRevision))
+			continue
+		}
+		r.v.Reports[name] = p
 	}
 }
 
+// credible tells whether a fleet can have counted as far as an instance says:
+// numbers of its own exceed what it saw, and must not overflow.
+func credible(r *rollout.Report) bool {
+	const most = 1 << 53
+	return 0 <= r.HighestEpoch && r.HighestEpoch <= most && 0 <= r.HighestRevision && r.HighestRevision <= most
+}
+
+// intents lists them in the order in which etcd took them: the clocks of those
+// who asked do not agree, and the target is that of who came last.
 func (r *viewReader) intents(kvs []*mvccpb.KeyValue) {
+	slices.SortFunc(kvs, func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.CreateRevision, b.CreateRevision) })
 	for _, kv := range kvs {
+		if len(kv.Value) > maxIntent {
+			r.report(kv, fmt.Sprintf("the intent has %d bytes, at most %d are allowed", len(kv.Value), maxIntent))
+			continue
+		}
 		if _, i, ok := record(r, kv, dirIntents, func(i *rollout.Intent) string { return i.ID }); ok {
 			r.v.Intents = append(r.v.Intents, i)
 		}
 	}
-	slices.SortFunc(r.v.Intents, func(a, b rollout.Intent) int {
-		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID))
-	})
 }
 
 func (r *viewReader) rollouts(kvs []*mvccpb.KeyValue) {
@@ -250,13 +273,22 @@ func encodeReady(r rollout.Ready) string {
 	return string(r.Nonce)
 }
 
+// boundWhy bounds a reason when it is written, and when it is read: a foreign
+// build may have written it, and it goes into the controller's transaction.
+func boundWhy(why string) string {
+	if len(why) <= maxWhy+len("…") {
+		return why
+	}
+	return strings.ToValidUTF8(why[:maxWhy], "") + "…"
+}
+
 func decodeReady(group, instance, value string) rollout.Ready {
 	r := rollout.Ready{Instance: instance, Group: group}
 	rest, refused := strings.CutPrefix(value, readyRefused)
 	switch {
 	case refused:
 		nonce, why, _ := strings.Cut(rest, " ")
-		r.Nonce, r.Refused, r.Why = rollout.Nonce(nonce), true, why
+		r.Nonce, r.Refused, r.Why = rollout.Nonce(nonce), true, boundWhy(why)
 	case value != readyNone:
 		r.Nonce = rollout.Nonce(value)
 	}

@@ -436,3 +436,60 @@ func TestNamesAreSafeInKeys(t *testing.T) {
 		}
 	}
 }
+
+// Intents are answered in the order in which etcd took them, whatever the
+// clocks of those who asked said: the fleet ends where its target is.
+func TestIntentsInTheOrderTheyCame(t *testing.T) {
+	s := fleet(t)
+	for i, id := range []string{"z", "b", "a"} {
+		_, err := s.PutIntent(t.Context(), rollout.Intent{ID: id, Kind: rollout.IntentAbort, Time: time.Now().Add(-time.Duration(i) * time.Hour)}, nil, version.Ref{})
+		must(t, err)
+	}
+	var got []string
+	for _, i := range view(t, s).Intents {
+		got = append(got, i.ID)
+	}
+	if !slices.Equal(got, []string{"z", "b", "a"}) {
+		t.Errorf("order %v", got)
+	}
+}
+
+// What a controller could not carry out is refused when it is asked, and left
+// out when it is there all the same.
+func TestImpossibleIntents(t *testing.T) {
+	s := fleet(t)
+	huge := strings.Repeat("x", maxIntent)
+	unchanged(t, s, func() {
+		_, err := s.PutIntent(t.Context(), rollout.Intent{Kind: rollout.IntentSwitch, Message: huge}, nil, version.Ref{})
+		wantErr(t, err, ErrTooLarge, "shorten")
+		_, err = s.PutIntent(t.Context(), rollout.Intent{Kind: rollout.IntentSwitch, Groups: []string{"a/b"}}, nil, version.Ref{})
+		if err == nil || !strings.Contains(err.Error(), "group name") {
+			t.Errorf("error %v", err)
+		}
+		_, err = s.Publish(t.Context(), PublishRequest{Snapshot: snapshot(t, "a"), Message: huge, Intent: &rollout.Intent{}})
+		wantErr(t, err, ErrTooLarge, "shorten")
+	})
+	rawPut(t, s, "intents/x", `{"id":"x","kind":"switch","message":"`+huge+`"}`)
+	v, broken, err := s.ViewBroken(t.Context())
+	must(t, err)
+	if len(v.Intents) != 0 || len(broken) != 1 {
+		t.Errorf("%d intents, broken %v", len(v.Intents), broken)
+	}
+}
+
+// An instance that says absurd things of itself makes no group of them and
+// uses up no numbers.
+func TestAbsurdInstances(t *testing.T) {
+	s := fleet(t)
+	rawPut(t, s, "instances/a", `{"instance":"a","group":"x/y"}`)
+	rawPut(t, s, "reports/a", `{"instance":"a","group":"main","highestEpoch":9223372036854775807,"highestRevision":9223372036854775807}`)
+	rawPut(t, s, "reports/b", `{"instance":"b","group":"main","highestEpoch":-1}`)
+	v, broken, err := s.ViewBroken(t.Context())
+	must(t, err)
+	if len(v.Instances) != 0 || len(v.Reports) != 0 || len(broken) != 3 {
+		t.Errorf("instances %v, reports %v, broken %v", v.Instances, v.Reports, broken)
+	}
+	if rev := publish(t, s, "a"); rev.Number != 1 {
+		t.Errorf("number %d", rev.Number)
+	}
+}

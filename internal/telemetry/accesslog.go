@@ -29,6 +29,7 @@ type AccessLog struct {
 	stuck time.Duration // how long Run waits for a blocked writer once it is told to end
 
 	dropped atomic.Int64
+	ran     atomic.Bool
 
 	mu     sync.Mutex
 	lines  []byte // whole lines that wait for the writer
@@ -133,8 +134,10 @@ func (a *AccessLog) add(line []byte) bool {
 func (a *AccessLog) Dropped() int64 { return a.dropped.Load() }
 
 // Run writes lines until ctx ends and then what is left, and closes the file.
-// A writer that is blocked then is waited for no longer than two seconds.
+// A writer that is blocked then is waited for no longer than two seconds. It is
+// called once.
 func (a *AccessLog) Run(ctx context.Context) error {
+	a.ran.Store(true)
 	ended := make(chan error, 1)
 	go func() { ended <- a.write(ctx) }()
 	select {
@@ -232,8 +235,13 @@ func (a *AccessLog) reopen() {
 	a.out, a.opened, a.torn = f, info, false
 }
 
-// Close closes the log of an instance that never ran.
-func (a *AccessLog) Close() error { return a.out.Close() }
+// Close closes a log that never ran; one that did closes itself.
+func (a *AccessLog) Close() error {
+	if a.ran.Load() {
+		return nil
+	}
+	return a.out.Close()
+}
 
 func (a *AccessLog) appendRecord(b []byte, r *engine.Record) []byte {
 	b = append(b, `{"time":"`...)

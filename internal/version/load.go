@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"weak"
 
 	"routerd.dev/internal/route"
 )
@@ -17,15 +18,16 @@ type Fetcher interface {
 	Chunk(ctx context.Context, d Digest) ([]byte, error)
 }
 
-// A Cache keeps decoded modules by digest, those used last, so that an
-// unchanged module is the same *route.Module from table to table. It may be
-// used from many goroutines.
+// A Cache finds decoded modules by digest for as long as somebody, an engine
+// most often, holds them, so that an unchanged module is the same *route.Module
+// from table to table. It keeps nothing alive itself: what no table in use has
+// is forgotten. It may be used from many goroutines.
 type Cache struct {
 	unpacker unpacker
 	max      int
 
 	mu      sync.Mutex
-	entries map[Digest]*list.Element // of *cached
+	entries map[Digest]*list.Element // of *entry
 	order   list.List                // front: used last
 }
 
@@ -35,47 +37,70 @@ type cached struct {
 	capabilities []string
 }
 
-// NewCache keeps at most maxModules modules; none when it is 0 or less.
+// An entry is a cached module that is not kept alive by it.
+type entry struct {
+	digest       Digest
+	module       weak.Pointer[route.Module]
+	capabilities []string
+}
+
+// NewCache knows of at most maxModules modules, those used last; of none when
+// it is 0 or less.
 func NewCache(maxModules int) *Cache {
 	return &Cache{unpacker: newUnpacker(), max: maxModules, entries: map[Digest]*list.Element{}}
 }
 
-// Has tells whether the module is kept, so that its chunks need not be
-// fetched.
+// Has tells whether the module is known at this moment.
 func (c *Cache) Has(module Digest) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, ok := c.entries[module]
-	return ok
+	return c.find(module) != nil
+}
+
+// find returns the module if it is still held by somebody. c.mu is held.
+func (c *Cache) find(d Digest) *cached {
+	e, ok := c.entries[d]
+	if !ok {
+		return nil
+	}
+	v := e.Value.(*entry)
+	m := v.module.Value()
+	if m == nil {
+		c.drop(e)
+		return nil
+	}
+	return &cached{digest: d, module: m, capabilities: v.capabilities}
+}
+
+func (c *Cache) drop(e *list.Element) {
+	c.order.Remove(e)
+	delete(c.entries, e.Value.(*entry).digest)
 }
 
 func (c *Cache) get(d Digest) *cached {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e, ok := c.entries[d]
-	if !ok {
-		return nil
+	v := c.find(d)
+	if v != nil {
+		c.order.MoveToFront(c.entries[d])
 	}
-	c.order.MoveToFront(e)
-	return e.Value.(*cached)
+	return v
 }
 
-// put keeps v, unless another loader was faster: then that one's module is
+// put enters v, unless another loader was faster: then that one's module is
 // used, so that there is one object for a digest.
 func (c *Cache) put(v *cached) *cached {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e, ok := c.entries[v.digest]; ok {
-		return e.Value.(*cached)
+	if first := c.find(v.digest); first != nil {
+		return first
 	}
 	if c.max <= 0 {
 		return v
 	}
-	c.entries[v.digest] = c.order.PushFront(v)
+	c.entries[v.digest] = c.order.PushFront(&entry{v.digest, weak.Make(v.module), v.capabilities})
 	for c.order.Len() > c.max {
-		oldest := c.order.Back()
-		c.order.Remove(oldest)
-		delete(c.entries, oldest.Value.(*cached).digest)
+		c.drop(c.order.Back())
 	}
 	return v
 }

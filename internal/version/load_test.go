@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -67,7 +68,7 @@ func TestUnchangedModulesAreTheSameObject(t *testing.T) {
 	}
 }
 
-func TestCacheKeepsThoseUsedLast(t *testing.T) {
+func TestCacheKnowsThoseUsedLast(t *testing.T) {
 	c := NewCache(2)
 	table := func(names ...string) *Snapshot {
 		tb := &route.Table{}
@@ -85,16 +86,42 @@ func TestCacheKeepsThoseUsedLast(t *testing.T) {
 			}
 		}
 	}
+	var held []*route.Table
 	for _, step := range []struct{ load, want []string }{
 		{[]string{"a", "b"}, []string{"a", "b"}},
 		{[]string{"a"}, []string{"a", "b"}},
 		{[]string{"c"}, []string{"a", "c"}},
 		{[]string{"a", "b", "c"}, []string{"b", "c"}},
 	} {
-		if _, err := load(table(step.load...), c); err != nil {
+		loaded, err := load(table(step.load...), c)
+		if err != nil {
 			t.Fatal(err)
 		}
+		held = append(held, loaded)
 		has(step.want...)
+	}
+	runtime.KeepAlive(held)
+}
+
+// What no table in use has must not stay in memory: an instance sees thousands
+// of revisions.
+func TestCacheKeepsNothingAlive(t *testing.T) {
+	c := NewCache(100)
+	s := encode(t, &route.Table{Modules: []*route.Module{manyRoutes("a", 2)}})
+	loaded, err := load(s, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	module := s.Manifest.Modules[0].Digest
+	runtime.GC()
+	if !c.Has(module) {
+		t.Error("a module in use is forgotten")
+	}
+	runtime.KeepAlive(loaded)
+	loaded = nil
+	runtime.GC()
+	if c.Has(module) {
+		t.Error("a module that nobody has is kept")
 	}
 }
 

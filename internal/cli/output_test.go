@@ -1,0 +1,103 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"routerd.dev/internal/engine"
+	"routerd.dev/internal/rollout"
+	"routerd.dev/internal/store"
+	"routerd.dev/internal/version"
+	"routerd.dev/internal/yamlfile"
+)
+
+// TestJSONIsWhatEncodingJSONSays holds -o json, whose encoder is the project's
+// own, against encoding/json for every kind of value that a command gives. They
+// differ on purpose in two things: a nil list is [], not null, and a
+// duration is text.
+func TestJSONIsWhatEncodingJSONSays(t *testing.T) {
+	now := time.Date(2026, 11, 22, 20, 33, 15, 123456789, time.FixedZone("", 3600))
+	digest := version.DigestOf([]byte("x"))
+	ref := version.Ref{Number: 7, Digest: digest}
+	rev := version.Revision{Number: 7, Digest: digest, Author: "ann <a@b>", Message: "ä \"<&>\" \n\u2028", Time: now, Modules: map[string]version.Digest{"b": digest, "a": digest}, Routes: 3}
+	for name, v := range map[string]any{
+		"history": []version.Revision{rev, {}},
+		"show":    shownRevision{Revision: rev, Files: []*yamlfile.Node{}},
+		"status": fleetStatus{
+			Fleet: "f", Target: ref, Groups: []groupStatus{{Group: "g", Stable: ref, Back: []version.Ref{ref}, Override: &rollout.Override{Why: "late"}}},
+			Instances: []instanceStatus{
+				{Instance: "i", Serving: &rollout.Serving{Epoch: 1 << 60, Revision: 7, Digest: digest, Since: now}, Holds: []version.Digest{digest}, Reported: now, SkewMicros: -5},
+				{Instance: "j", Holds: []version.Digest{}},
+			},
+			Rollouts: []rollout.Rollout{}, Condemned: []rollout.Condemned{{Digest: digest, Why: "w", Time: now}}, Broken: []store.Broken{{Key: "k", Why: "w"}},
+		},
+		"outcome":   outcome{Revision: 7, Digest: digest, Changed: true, Uploaded: &store.Uploaded{Chunks: 1}, Epochs: map[string]int64{"b": 2, "a": 1}, Behind: []behind{{"i", "g", "w"}}, Seconds: 0.0523},
+		"nothing":   outcome{},
+		"explain":   engine.Explanation{Route: "m/r", Params: map[string]string{"id": "ü/\t"}, Considered: []engine.Considered{{Route: "m/r"}}},
+		"explain 0": engine.Explanation{Params: map[string]string{}, Status: 404, Considered: []engine.Considered{}},
+		"validate":  checked{Problems: []problem{{Severity: "error", Line: 3, Message: valid("caf\xe9")}}},
+		"audit":     []rollout.AuditEntry{{Time: now, Who: "a", To: ref}, {}},
+		"gc":        store.Collected{Revisions: 1},
+		"asked":     asked{"id"},
+	} {
+		ours, err := yamlfile.EncodeJSON(v)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		theirs, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var a, b any
+		decode(t, ours, &a)
+		decode(t, theirs, &b)
+		if d := cmp.Diff(b, a); d != "" {
+			t.Errorf("%s: -encoding/json +ours\n%s", name, d)
+		}
+	}
+}
+
+func decode(t *testing.T, b []byte, v *any) {
+	t.Helper()
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	if err := dec.Decode(v); err != nil {
+		t.Fatalf("%v in %s", err, b)
+	}
+}
+
+// TestSlowWorkIsNamed: what takes over a second is said once, unless something
+// else was said or it ended.
+func TestSlowWorkIsNamed(t *testing.T) {
+	said := make(chan string, 10)
+	c := &command{env: Env{Stderr: writerFunc(func(b []byte) { said <- string(b) })}}
+	c.doing("first")
+	c.doing("second %d", 2)
+	if got := <-said; got != "second 2 …\n" {
+		t.Errorf("said %q, want what is being done now", got)
+	}
+	c.doing("third")
+	c.say("fourth")
+	c.doing("")
+	if c.slow != nil {
+		t.Error("something is being done still")
+	}
+	close(said)
+	var rest strings.Builder
+	for s := range said {
+		rest.WriteString(s)
+	}
+	if rest.String() != "fourth\n" {
+		t.Errorf("said %q besides", rest.String())
+	}
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(b []byte) (int, error) { f(b); return len(b), nil }
