@@ -87,14 +87,6 @@ it together, when all of them are ready.
 	return root
 }
 
-// noArgs is cobra.NoArgs as a usage error.
-func noArgs(cmd *cobra.Command, args []string) error {
-	if err := cobra.NoArgs(cmd, args); err != nil {
-		return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
-	}
-	return nil
-}
-
 func newServeCmd() *cobra.Command {
 	var (
 		cfg   daemon.Config

@@ -113,7 +113,7 @@ func changeByAgent(ctx context.Context, b *bench) (_ []Figure, err error) {
 	}
 	return []Figure{
 		figure("processor time of an agent with its disk, and of the controller", median(cpus), "ms").atMost(20).
-			note("publish answered → serving; compile at %d %% of a core; garbage collection included; p90 %s ms", compilePercent, short(quantile(cpus, 0.9))),
+			note("publish answered → serving; compile at %d %% of a core; p90 %s ms", compilePercent, short(quantile(cpus, 0.9))),
 		figure("  publish → serving", median(took), "ms"),
 		figure("  fetched from etcd", median(fetched), "KiB"),
 	}, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -180,6 +181,7 @@ func (f *fleet) publish(ctx context.Context, table *route.Table) (*trip, error) 
 	if err != nil {
 		return nil, err
 	}
+	runtime.GC() // making the snapshot left garbage that is not the agents'
 	known, err := f.store.Fleet(ctx)
 	if err != nil {
 		return nil, err

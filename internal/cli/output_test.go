@@ -18,15 +18,15 @@ import (
 
 // TestJSONIsWhatEncodingJSONSays holds -o json, whose encoder is the project's
 // own, against encoding/json for every kind of value that a command gives. They
-// differ on purpose in two things: a nil list is [], not null, and a
-// duration is text.
+// differ on purpose in two things: a nil list or map is empty, not
+// null, and a duration is text.
 func TestJSONIsWhatEncodingJSONSays(t *testing.T) {
 	now := time.Date(2026, 11, 22, 20, 33, 15, 123456789, time.FixedZone("", 3600))
 	digest := version.DigestOf([]byte("x"))
 	ref := version.Ref{Number: 7, Digest: digest}
 	rev := version.Revision{Number: 7, Digest: digest, Author: "ann <a@b>", Message: "ä \"<&>\" \n\u2028", Time: now, Modules: map[string]version.Digest{"b": digest, "a": digest}, Routes: 3}
 	for name, v := range map[string]any{
-		"history": []version.Revision{rev, {}},
+		"history": []version.Revision{rev, {Modules: map[string]version.Digest{}}},
 		"show":    shownRevision{Revision: rev, Files: []*yamlfile.Node{}},
 		"status": fleetStatus{
 			Fleet: "f", Target: ref, Groups: []groupStatus{{Group: "g", Stable: ref, Back: []version.Ref{ref}, Override: &rollout.Override{Why: "late"}}},

@@ -135,7 +135,7 @@ func (h *head) add(name, value string, drop []string) ([]string, error) {
 			case strings.EqualFold(tok, "keep-alive"):
 				h.keepAlive = true
 			case len(drop) == maxListed:
-				return drop, fmt.Errorf("Connection lists more than %d fields", maxListed)
+				return drop, fmt.Errorf("more than %d fields listed by Connection", maxListed)
 			default:
 				drop = append(drop, textproto.CanonicalMIMEHeaderKey(tok))
 			}
