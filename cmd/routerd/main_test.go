@@ -26,7 +26,7 @@ func TestExitCodes(t *testing.T) {
 		{"serve --http nowhere", exitUsage, "http"},
 		{"serve --print-config --config " + taken, exitUsage, taken + ":2: htpp: no such setting"},
 		{"serve --config /nowhere/routerd.yaml", exitUsage, "read configuration"},
-		{"dev --instances 0", exitUsage, "instances: want 1 to 20"},
+		{"dev --instances 0", exitUsage, "want 1 to 20"},
 		{"dev --empty --routes x", exitUsage, "empty"},
 	} {
 		var out, talk bytes.Buffer

@@ -275,3 +275,24 @@ func TestDiskThatFailsIsToldOnceAndTriedAgain(t *testing.T) {
 		t.Errorf("trouble %q, remembers %+v", w.trouble(), got)
 	}
 }
+
+// After a recovery to another fleet the memory of that one counts at the next
+// start, also when the clock was a year ahead while the old one was saved.
+func TestNewestMemoryIsNotToldByTheClock(t *testing.T) {
+	d := testDisk(t)
+	old := remembered(3)
+	old.Saved = time.Now().AddDate(1, 0, 0).UTC()
+	mustSave(t, d, old)
+
+	w := newWriter(d, "build", d.log)
+	if m, _ := w.load(); m.Fleet != "f1" {
+		t.Fatalf("remembers %+v", m)
+	}
+	recovered := remembered(4)
+	recovered.Fleet = "f2"
+	w.remember(recovered, map[version.Digest]bool{})
+	w.flush()
+	if m := d.load(); m.Fleet != "f2" {
+		t.Errorf("the next start takes itself for one of fleet %s", m.Fleet)
+	}
+}

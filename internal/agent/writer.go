@@ -32,6 +32,7 @@ type writer struct {
 	waiting   []chan struct{}          // closed once what changed is written
 	proven    map[version.Digest]bool
 	failing   string
+	saved     time.Time // of the newest memory; only grows
 }
 
 func newWriter(d *disk, build string, log *slog.Logger) *writer {
@@ -54,7 +55,7 @@ func (w *writer) load() (memory, []version.Digest) {
 			w.proven[d] = true
 		}
 	}
-	w.fleet = m.Fleet
+	w.fleet, w.saved = m.Fleet, m.Saved
 	var bad []version.Digest
 	for _, d := range sortedDigests(w.trials) {
 		if w.trials[d].Crashes >= maxCrashes {
@@ -89,7 +90,14 @@ func (w *writer) remember(m memory, keep map[version.Digest]bool) {
 		}
 	}
 	maps.DeleteFunc(w.proven, func(d version.Digest, _ bool) bool { return !keep[d] })
-	m.Build, m.Proven, m.Saved = w.build, sortedDigests(w.proven), time.Now().UTC()
+	// After a recovery the newest memory is of another fleet than the one before:
+	// that is told by this time, so a clock that was set back must not lower it.
+	if now := time.Now().UTC(); now.After(w.saved) {
+		w.saved = now
+	} else {
+		w.saved = w.saved.Add(1)
+	}
+	m.Build, m.Proven, m.Saved = w.build, sortedDigests(w.proven), w.saved
 	w.next, w.keep, w.fleet = &m, keep, m.Fleet
 	w.poke()
 }
@@ -279,7 +287,7 @@ func (w *writer) flush() {
 			err := w.disk.saveSnapshot(fleet, d, snapshots[d])
 			note(err)
 			if err == nil {
-				w.saved(d, snapshots[d])
+				w.written(d, snapshots[d])
 			}
 		}
 	}
@@ -293,8 +301,8 @@ func (w *writer) flush() {
 	}
 }
 
-// saved lets go of a snapshot's bytes, unless there are newer ones.
-func (w *writer) saved(d version.Digest, p packed) {
+// written lets go of a snapshot's bytes, unless there are newer ones.
+func (w *writer) written(d version.Digest, p packed) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if q, ok := w.snapshots[d]; ok && &q.manifest[0] == &p.manifest[0] {

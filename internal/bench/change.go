@@ -49,7 +49,8 @@ func changeAlone(ctx context.Context, b *bench) ([]Figure, error) {
 	}
 	var bytes, cpus, loads, compiles, tests []float64
 	for n := range b.of(40, 5) {
-		next, err := version.Encode(withOneChanged(table, n))
+		table = withOneChanged(table, n)
+		next, err := version.Encode(table)
 		if err != nil {
 			return nil, err
 		}
@@ -103,7 +104,8 @@ func changeByAgent(ctx context.Context, b *bench) (_ []Figure, err error) {
 	var cpus, took, fetched []float64
 	for n := range b.of(20, 3) {
 		f.fetched.Store(0)
-		t, err := f.publish(ctx, withOneChanged(table, n))
+		table = withOneChanged(table, n)
+		t, err := f.publish(ctx, table)
 		if err != nil {
 			return nil, fmt.Errorf("change %d: %w", n, err)
 		}

@@ -72,9 +72,9 @@ func switches(ctx context.Context, b *bench, o fleetOptions) (_ []Figure, err er
 		}
 		back = append(back, t)
 	}
-	name := fmt.Sprintf("%d instances: ", o.agents)
+	name := fmt.Sprintf("%d: ", o.agents)
 	if o.memory {
-		name = fmt.Sprintf("%d instances, state in memory: ", o.agents)
+		name = fmt.Sprintf("%d, state in memory: ", o.agents)
 	}
 	b.say("switch: %d instances done", o.agents)
 	return append(tripFigures(o.agents, name+"publish", forth), tripFigures(o.agents, name+"rollback", back)...), nil

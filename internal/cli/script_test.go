@@ -48,7 +48,7 @@ func routectl() {
 //
 //	exits CODE routectl ARGS…     run it, and want this exit code
 //	json PATH REGEXP              want this value in the JSON on stdout; "absent" for none
-//	instance NAME GROUP           run a routerd, which stands for election
+//	instance NAME GROUP           run a routerd, which stands for election; its admin listener is $ADMIN
 //	follower NAME GROUP           run a routerd that does not
 //	refuser NAME GROUP WHY        an instance that refuses whatever it is asked to prepare
 //	sleeper NAME GROUP            an instance that never gets ready
@@ -58,6 +58,7 @@ func routectl() {
 //	interrupt NAME                as Ctrl-C would
 //	ends CODE NAME                wait for its end, and want this exit code
 //	forget-rollouts               delete every record of a rollout, as an etcd that went back
+//	wipe                          delete every record, as an etcd that lost its disk
 //	secure-etcd FILE              another etcd, with the users and roles of FILE
 func TestScripts(t *testing.T) {
 	shared := startEtcd(t)
@@ -67,6 +68,7 @@ func TestScripts(t *testing.T) {
 	}
 	testscript.Run(t, testscript.Params{
 		Dir:                "testdata",
+		WorkdirRoot:        t.TempDir(), // testscript leaves an empty folder behind in its own
 		RequireUniqueNames: true,
 		Setup: func(env *testscript.Env) error {
 			name := strings.TrimSuffix(filepath.Base(env.WorkDir), filepath.Ext(env.WorkDir))
@@ -74,6 +76,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("ROUTECTL_PREFIX", "/"+name)
 			env.Setenv("ROUTECTL_AUTHOR", "ann")
 			env.Setenv("DOCS", docs)
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // the race detector sleeps a second at each exit
 			f := &fleet{work: env.WorkDir, members: map[string]*member{}}
 			env.Values["fleet"] = f
 			env.Defer(f.stopAll)
@@ -92,6 +95,7 @@ func TestScripts(t *testing.T) {
 			"interrupt":       func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).members[args[0]].stop() },
 			"ends":            func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).ends(ts, args) },
 			"forget-rollouts": forgetRollouts,
+			"wipe":            wipe,
 			"secure-etcd":     secureEtcd,
 		},
 	})
@@ -256,6 +260,7 @@ func (f *fleet) serve(ts *testscript.TestScript, args []string, controller bool)
 	m := f.start(name, func(ctx context.Context) error { return daemon.Serve(ctx, cfg) })
 	f.await(ts, m, func(v *rollout.View) bool {
 		_, ok := v.Ready[group][name]
+		ts.Setenv("ADMIN", v.Instances[name].Admin)
 		return ok && v.Reports[name].Time != (time.Time{})
 	})
 }
@@ -369,6 +374,10 @@ func forgetRollouts(ts *testscript.TestScript, _ bool, _ []string) {
 	for _, dir := range []string{"intents/", "rollouts/", "ended/"} {
 		ts.Check(etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), "", "", "del", "--prefix=true", ts.Getenv("ROUTECTL_PREFIX")+"/"+dir))
 	}
+}
+
+func wipe(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Check(etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), "", "", "del", "--prefix=true", ts.Getenv("ROUTECTL_PREFIX")+"/"))
 }
 
 // secureEtcd runs another etcd with the users and roles that the etcdctl commands in

@@ -60,7 +60,7 @@ func (o *DevOptions) Check() error {
 		}
 	}
 	if o.Instances < 1 || o.Instances > 20 {
-		errs = append(errs, fmt.Errorf("instances: %d: want 1 to 20", o.Instances))
+		errs = append(errs, fmt.Errorf("instances: want 1 to 20, got %d", o.Instances))
 	}
 	if o.Empty && len(o.Routes) > 0 {
 		errs = append(errs, errors.New("empty: publishes nothing, so it does not go with routes"))

@@ -1,12 +1,14 @@
 package engine
 
 import (
+	"bytes"
 	"cmp"
 	"net/http"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"routerd.dev/internal/route"
@@ -114,7 +116,7 @@ func refOctets(raw string, o route.PathOptions) (refText, bool) {
 		text = append(text, refOctet{canon, raw[i : i+n]})
 		i += n
 	}
-	if !utf8.Valid(decoded) {
+	if !utf8.Valid(decoded) || bytes.ContainsFunc(decoded, unicode.IsControl) { // also those beyond ASCII
 		return nil, false
 	}
 	return text, !refHasDots(string(decoded))

@@ -214,7 +214,7 @@ func (d *draft) takeAbort(r Rollout) {
 		ended = append(ended, o.ID)
 	}
 	for _, in := range d.v.Intents[1:] {
-		// Named, it may stand behind the abort only because clocks differ.
+		// Named, it goes too, though it came after the abort.
 		if in.ID == r.Rollout {
 			o := Rollout{Intent: in, Started: d.now}
 			if in.Kind == IntentSwitch {

@@ -276,7 +276,7 @@ type View struct {
 	Ready     map[string]map[string]Ready // by group, then instance
 	Instances map[string]Instance
 	Reports   map[string]Report
-	Intents   []Intent  // in the order in which they are answered
+	Intents   []Intent  // in the order in which etcd took them, and they are answered
 	Rollouts  []Rollout // those not final, by start, then id
 	Condemned map[version.Digest]Condemned
 	Served    map[version.Digest]bool    // the fleet has served it

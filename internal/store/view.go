@@ -165,6 +165,10 @@ func (r *viewReader) reports(kvs []*mvccpb.KeyValue) {
 			r.report(kv, fmt.Sprintf("epoch %d, revision %d: no fleet counted so far", p.HighestEpoch, p.HighestRevision))
 			continue
 		}
+		if i, known := r.v.Instances[name]; known && i.Group != p.Group { // it could freeze a group that is not its own
+			r.report(kv, fmt.Sprintf("the instance is of group %q, its report of %q", i.Group, p.Group))
+			continue
+		}
 		r.v.Reports[name] = p
 	}
 }

@@ -22,9 +22,9 @@ type Instance interface {
 // Sources are what is looked at whenever metrics are asked for. None may be
 // missing but AccessLog.
 type Sources struct {
-	Instance  Instance
-	Pools     func() proxy.Stats
-	Unserved  func() uint64 // requests that came while nothing was served
+	Instance Instance
+	Pools    func() proxy.Stats
+	Unserved func() uint64 // requests that came while nothing was served
 	// Connections are those of clients, upgraded ones left out.
 	Connections func() int64
 	AccessLog   *AccessLog
