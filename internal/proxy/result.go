@@ -53,12 +53,3 @@ func (k ErrKind) String() string {
 		return "unknown"
 	}
 }
-
-// ErrKinds returns every kind, KindNone first.
-func ErrKinds() []ErrKind {
-	ks := make([]ErrKind, numKinds)
-	for i := range ks {
-		ks[i] = ErrKind(i)
-	}
-	return ks
-}
