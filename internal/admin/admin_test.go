@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"testing"
 
@@ -31,7 +30,7 @@ apiVersion: routerd/v1
 module: shop
 routes:
   - {name: item, hosts: [shop.example], methods: [GET], path: "/items/{id}", respond: {body: item}}
-  - {name: beta, path: /beta, headers: {X-Beta: "1"}, respond: {body: beta}}
+  - {name: beta, path: /beta, headers: [{name: X-Beta, equal: "1"}], respond: {body: beta}}
   - {name: inside, path: /inside, respond: {body: in}, clients: [192.0.2.0/24]}
 `
 
@@ -284,7 +283,7 @@ func TestOnlyReads(t *testing.T) {
 			}
 		}
 	}
-	if slices.Sort(open); open != nil {
+	if len(open) > 0 {
 		t.Errorf("taken: %v", open)
 	}
 	if code, _, text := get(t, h, "/"); code != 200 || !strings.Contains(text, "/v1/explain") {
