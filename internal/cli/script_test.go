@@ -114,6 +114,7 @@ func startEtcd(t testing.TB) (endpoint string) {
 	cfg.LogLevel, cfg.LogOutputs = "panic", []string{filepath.Join(dir, "log")}
 	cfg.TickMs, cfg.ElectionMs = 10, 100
 	cfg.UnsafeNoFsync = true
+	cfg.BcryptCost = 4 // the least: with the race detector a usual one takes seconds
 	socket := func(name string) []url.URL {
 		return []url.URL{{Scheme: "unix", Host: "", Path: filepath.Join(dir, name)}}
 	}

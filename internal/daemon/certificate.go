@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -66,13 +67,15 @@ func (c *certificate) watch(ctx context.Context, log *slog.Logger) error {
 		}
 	}
 	const settle = 100 * time.Millisecond
-	var due <-chan time.Time
+	// What changed before there was a watch made no event.
+	due := time.After(0)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case err := <-w.Errors:
 			log.Warn("watching certificates", "err", err)
+			due = time.After(settle) // events may have been lost
 		case <-w.Events:
 			due = time.After(settle)
 		case <-due:
@@ -80,8 +83,8 @@ func (c *certificate) watch(ctx context.Context, log *slog.Logger) error {
 			before := c.pair.Load()
 			if err := c.load(); err != nil {
 				log.Error("certificate not taken, the one before stays in use", "err", err)
-			} else if string(before.Certificate[0]) != string(c.pair.Load().Certificate[0]) {
-				log.Info("certificate read again", "file", c.certFile)
+			} else if now := c.pair.Load(); !bytes.Equal(before.Certificate[0], now.Certificate[0]) {
+				log.Info("certificate read again", "file", c.certFile, "until", now.Leaf.NotAfter)
 			}
 		}
 	}

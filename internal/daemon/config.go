@@ -314,7 +314,7 @@ func readSettings(path string) ([]setting, error) {
 		bad := false
 		for _, n := range nodes {
 			if n.Kind == yamlfile.List || n.Kind == yamlfile.Map || n.Kind == yamlfile.Null {
-				errs = append(errs, fmt.Errorf("file %s:%d: %s: want one value or a list of values, got %s", path, n.Pos.Line, f.Key, n.Kind))
+				errs = append(errs, fmt.Errorf(`file %s:%d: %s: want one value or a list of values, got %s; "" is empty text`, path, n.Pos.Line, f.Key, n.Kind))
 				bad = true
 				continue
 			}

@@ -115,7 +115,7 @@ func (i *instance) buildDataPlane() error {
 		o.TrustedProxies = append(o.TrustedProxies, prefix)
 	}
 	i.sw = engine.NewSwitch(o)
-	i.front = &front{next: i.tele.Traced(i.sw)}
+	i.front = &front{next: i.tele.Traced(i.sw), leftover: leftoverTime}
 	return nil
 }
 

@@ -177,6 +177,7 @@ func shutdown(ctx context.Context, ls []listener) (cut int64) {
 // A front stands before the switch for as long as the process lives.
 type front struct {
 	next     http.Handler
+	leftover time.Duration // how long a client may go on sending a body once its request was answered
 	draining atomic.Bool
 }
 
@@ -191,7 +192,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 && r.ProtoMajor == 1 {
 		// net/http reads on, for ever if it takes so long, to use the connection
 		// again. It sets deadlines anew for the next request.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(leftoverTime))
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(f.leftover))
 	}
 }
 

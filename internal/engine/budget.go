@@ -15,8 +15,9 @@ type Budget struct {
 	Memory int64
 
 	// Percent is the part of one core to use, 1..100; after each slice of work
-	// the compile sleeps for the rest. 0 is 100: it never sleeps. A compile uses one core
-	// at most in any case.
+	// the compile sleeps for the rest, but for the first milliseconds, which are
+	// all that a usual change takes. 0 is 100: it never sleeps. A compile uses one
+	// core at most in any case.
 	Percent int
 }
 
@@ -36,6 +37,10 @@ const (
 // slice is how long a compile works before it lets others run.
 const slice = 500 * time.Microsecond
 
+// burst is the work of a compile that is not paced: it is over before anybody
+// could notice, and a fleet waits for it twice, once for the first instance.
+const burst = 5 * time.Millisecond
+
 // A pacer keeps a compile within its budget.
 type pacer struct {
 	ctx     context.Context
@@ -44,6 +49,7 @@ type pacer struct {
 	used    int64
 	steps   int
 	since   time.Time
+	worked  time.Duration // in the slices before
 }
 
 func newPacer(ctx context.Context, b Budget) *pacer {
@@ -67,7 +73,8 @@ func (p *pacer) step() error {
 	if err := p.ctx.Err(); err != nil {
 		return fmt.Errorf("compile: %w", err)
 	}
-	if p.percent > 0 && p.percent < 100 {
+	p.worked += worked
+	if p.percent > 0 && p.percent < 100 && p.worked > burst {
 		pause := time.NewTimer(worked * time.Duration(100-p.percent) / time.Duration(p.percent))
 		defer pause.Stop()
 		select {

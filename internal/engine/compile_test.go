@@ -346,23 +346,36 @@ func TestI6_NothingInATableCrashesACompile(t *testing.T) {
 	}
 }
 
-// TestBudgetPaces has a compile work for a millisecond and then rest.
+// TestBudgetPaces has a compile work for a millisecond and then rest, once it
+// worked longer than what is not worth pacing.
 func TestBudgetPaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for percent, want := range map[int]time.Duration{0: 0, 100: 0, 50: time.Millisecond, 10: 9 * time.Millisecond} {
 			p := newPacer(t.Context(), Budget{Percent: percent})
 			start := time.Now()
-			p.since = start.Add(-time.Millisecond)
-			for range 100 {
-				if err := p.step(); err != nil {
-					t.Fatal(err)
-				}
+			for range burst / time.Millisecond {
+				work(t, p)
 			}
+			if rested := time.Since(start); rested != 0 {
+				t.Errorf("%d %%: rested %s in the first %s of work", percent, rested, burst)
+			}
+			work(t, p)
 			if rested := time.Since(start); rested != want {
 				t.Errorf("%d %%: rested %s, want %s", percent, rested, want)
 			}
 		}
 	})
+}
+
+// work lets a millisecond of work pass, which the bubble's clock does not.
+func work(t *testing.T, p *pacer) {
+	t.Helper()
+	p.since = time.Now().Add(-time.Millisecond)
+	for range 16 {
+		if err := p.step(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestManyPrefixesUnderOneParameter is a table that a list of candidates for each
