@@ -126,6 +126,11 @@ func (s *site) proven(t *testing.T, i *harness.Instance) {
 		if _, err := os.Stat(trial); !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s is there (%v)", trial, err)
 		}
+		// The trial is closed a moment before the disk knows that it ended well.
+		seen, err := os.ReadFile(filepath.Join(i.StateDir, st.Fleet, i.Group, "seen"))
+		if _, proven, ok := strings.Cut(string(seen), `"proven":[`); err != nil || !ok || !strings.Contains(proven, st.Serving.Digest.String()) {
+			return fmt.Errorf("the disk does not say so yet (%v)", err)
+		}
 		return nil
 	})
 }

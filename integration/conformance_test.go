@@ -293,7 +293,7 @@ func TestConfiguration(t *testing.T) {
 		`group: "of-the-file"  # file ` + file + ":1",
 		`instance: "of-the-env"  # env ROUTERD_INSTANCE`,
 		`prefix: "/of-the-flag"  # flag`,
-		`endpoints: [127.0.0.1:1, 127.0.0.1:2]  # file ` + file + ":4",
+		`endpoints: ["127.0.0.1:1", "127.0.0.1:2"]  # file ` + file + ":4",
 		`drain-timeout: 30s  # default`,
 	} {
 		if !slices.Contains(strings.Split(out, "\n"), want) {

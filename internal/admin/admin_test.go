@@ -182,6 +182,19 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestExplainReadsPathsAsTheDataPlane: what the listeners allow, explain does.
+func TestExplainReadsPathsAsTheDataPlane(t *testing.T) {
+	o := options(serving(t))
+	const ask = "/v1/explain?url=http://shop.example//items/a%252Fb"
+	if _, body, text := get(t, New(o), ask); body["status"] != 400.0 {
+		t.Errorf("by default: %s", text)
+	}
+	o.Paths = route.PathOptions{MergeSlashes: true, AllowEncodedSlash: true}
+	if _, body, text := get(t, New(o), ask); body["route"] != "shop/item" {
+		t.Errorf("where the data plane takes it: %s", text)
+	}
+}
+
 // TestHoldingProvesItself: what an instance gives back is the snapshot it
 // serves, piece by piece by its digest.
 func TestHoldingProvesItself(t *testing.T) {

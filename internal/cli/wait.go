@@ -217,6 +217,21 @@ func phaseText(r rollout.Rollout) string {
 	return text
 }
 
+// members are a group's instances: those that are registered, and those that
+// are joining, who will serve what was committed in a moment.
+func members(v *rollout.View, group string) []string {
+	names := maps.Clone(v.Ready[group])
+	if names == nil {
+		names = map[string]rollout.Ready{}
+	}
+	for name, i := range v.Instances {
+		if i.Group == group {
+			names[name] = v.Ready[group][name]
+		}
+	}
+	return sorted(names)
+}
+
 // instances says what is new about each registered instance, and notes who
 // serves what was committed and who does not.
 func (p *progress) instances(v *rollout.View, r rollout.Rollout) {
@@ -238,7 +253,7 @@ func (p *progress) instances(v *rollout.View, r rollout.Rollout) {
 			goal = v.Groups[g].Stable
 		}
 		goals[goal.Number] = true
-		for _, name := range sorted(v.Ready[g]) {
+		for _, name := range members(v, g) {
 			state, there := instanceText(v, r, g, name, goal)
 			if there {
 				p.out.Instances = append(p.out.Instances, name)

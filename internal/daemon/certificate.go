@@ -77,7 +77,9 @@ func (c *certificate) watch(ctx context.Context, log *slog.Logger) error {
 			log.Warn("watching certificates", "err", err)
 			due = time.After(settle) // events may have been lost
 		case <-w.Events:
-			due = time.After(settle)
+			if due == nil { // a busy folder must not put it off for ever
+				due = time.After(settle)
+			}
 		case <-due:
 			due = nil
 			before := c.pair.Load()

@@ -296,12 +296,9 @@ func TestCertificateFollowsItsFiles(t *testing.T) {
 	var said syncBuffer
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	watching := make(chan struct{})
-	go func() {
-		close(watching)
-		done <- c.watch(ctx, slog.New(slog.NewTextHandler(&said, nil)))
-	}()
-	<-watching
+	// A change between the first read and the watch is seen, too.
+	selfSigned(t, dir, 2)
+	go func() { done <- c.watch(ctx, slog.New(slog.NewTextHandler(&said, nil))) }()
 	serial := func() int64 {
 		pair, err := c.config().GetCertificate(nil)
 		if err != nil {
@@ -309,8 +306,6 @@ func TestCertificateFollowsItsFiles(t *testing.T) {
 		}
 		return pair.Leaf.SerialNumber.Int64()
 	}
-	// A change between the first read and the watch is seen, too.
-	selfSigned(t, dir, 2)
 	eventually(t, "the second certificate is taken", func() bool { return serial() == 2 })
 	replace(t, certFile, []byte("rubbish"))
 	eventually(t, "rubbish is refused, and said so", func() bool { return strings.Contains(said.String(), "stays in use") })
