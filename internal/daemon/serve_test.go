@@ -243,13 +243,7 @@ func TestDrainIsBounded(t *testing.T) {
 			<-req.Context().Done()
 			return
 		}
-		conn, buf, err := rc.Hijack()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-		_, _ = io.Copy(conn, buf)
+		echoTunnel(w, req)
 	}))
 	defer up.Close()
 	r.publish(up.URL)
@@ -288,15 +282,7 @@ func TestDrainIsBounded(t *testing.T) {
 func TestDrainWaitsForTunnels(t *testing.T) {
 	endpoint := anEtcd(t, "127.0.0.1:0")
 	r := start(t, instanceConfig(t, endpoint))
-	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		conn, buf, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-		_, _ = io.Copy(conn, buf)
-	}))
+	up := httptest.NewServer(http.HandlerFunc(echoTunnel))
 	defer up.Close()
 	r.publish(up.URL)
 	tunnel := dial(t, r.fronts[0].net.Addr().String())
@@ -573,4 +559,15 @@ func TestEmbeddedEtcdIsAFleet(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(cfg.StateDir, "etcd", "member")); err != nil {
 		t.Error(err)
 	}
+}
+
+// echoTunnel is an upstream that upgrades and sends back what it gets.
+func echoTunnel(w http.ResponseWriter, _ *http.Request) {
+	conn, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	_, _ = io.Copy(conn, buf)
 }
