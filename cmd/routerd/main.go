@@ -74,7 +74,10 @@ prepare each published revision of the routes in the background and switch to
 it together, when all of them are ready.
 
   routerd dev      a whole fleet on this machine, to try it
-  routerd serve    one instance`,
+  routerd serve    one instance
+  routerd ctl      orders to an instance on this machine
+  routerd probe    a health check of an instance, or of anything that speaks HTTP
+  routerd upstream an example upstream, to have something to send requests to`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          noArgs,
@@ -83,7 +86,7 @@ it together, when all of them are ready.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; %s --help lists the flags", err, cmd.CommandPath())}
 	})
-	root.AddCommand(newServeCmd(), newDevCmd())
+	root.AddCommand(newServeCmd(), newDevCmd(), newCtlCmd(), newProbeCmd(), newUpstreamCmd())
 	return root
 }
 

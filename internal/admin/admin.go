@@ -86,6 +86,9 @@ func (h handler) readyz(w http.ResponseWriter, _ *http.Request) {
 	code := http.StatusOK
 	if !r.Ready {
 		code = http.StatusServiceUnavailable
+	} else if s := h.Agent.Status(); !s.Joined && s.Etcd.Reachable && s.Etcd.Error != "" {
+		// It serves, and that is what is asked; but a commit may come without it.
+		r.Why += "; NOT REGISTERED, so no switch waits for it: " + s.Etcd.Error
 	}
 	reply(w, code, r)
 }

@@ -9,6 +9,7 @@ import (
 
 	"routerd.dev/internal/agent"
 	"routerd.dev/internal/engine"
+	"routerd.dev/internal/rollout"
 	"routerd.dev/internal/route"
 	"routerd.dev/internal/routefile"
 	"routerd.dev/internal/version"
@@ -86,6 +87,7 @@ func TestReadyz(t *testing.T) {
 		{"etcd", agent.Readiness{Ready: true, Why: "serving a committed epoch", Source: agent.SourceEtcd, Epoch: 3}, 200, map[string]any{"ready": true, "source": "etcd", "epoch": 3.0}},
 		{"disk", agent.Readiness{Ready: true, Why: "serving an epoch remembered on disk", Source: agent.SourceDisk, Epoch: 2}, 200, map[string]any{"ready": true, "source": "disk", "epoch": 2.0}},
 		{"nothing", agent.Readiness{Why: "nothing is served yet"}, 503, map[string]any{"ready": false, "why": "nothing is served yet", "source": nil}},
+		{"evicted", agent.Readiness{Why: "evicted: too slow", Source: agent.SourceEtcd, Epoch: 4}, 503, map[string]any{"ready": false, "why": "evicted: too slow", "epoch": 4.0}},
 		{"draining", agent.Readiness{Why: "draining"}, 503, map[string]any{"ready": false, "why": "draining"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -111,6 +113,27 @@ func TestStatusIsTheAgents(t *testing.T) {
 	code, body, text := get(t, New(options(k)), "/v1/status")
 	if code != 200 || body["group"] != "main" || body["instance"] != "a" || body["frozen"] != "store-went-back" || body["highestEpoch"] != 7.0 {
 		t.Errorf("%d %s", code, text)
+	}
+}
+
+// TestStatusShowsWhatIsOutOfTheOrdinary: a candidate with its share, an
+// eviction and a pin, each under its name, and none of it when there is none.
+func TestStatusShowsWhatIsOutOfTheOrdinary(t *testing.T) {
+	ref := version.Ref{Number: 5, Digest: version.DigestOf([]byte("5"))}
+	k := &known{status: agent.Status{
+		Serving: &agent.Serving{Candidate: &rollout.Candidate{Ref: ref, Permyriad: 250, Match: &rollout.Match{Cookie: "beta"}}},
+		Evicted: true, Pinned: ref.Digest, Pin: &agent.Pin{Ref: ref, By: "op", Why: "it hurts"},
+	}}
+	_, body, text := get(t, New(options(k)), "/v1/status")
+	candidate, _ := body["serving"].(map[string]any)["candidate"].(map[string]any)
+	pin, _ := body["pin"].(map[string]any)
+	if candidate["number"] != 5.0 || candidate["permyriad"] != 250.0 || candidate["match"].(map[string]any)["cookie"] != "beta" ||
+		body["evicted"] != true || body["pinned"] != ref.Digest.String() || pin["number"] != 5.0 || pin["by"] != "op" || pin["why"] != "it hurts" {
+		t.Errorf("%s", text)
+	}
+	k.status = agent.Status{Serving: &agent.Serving{}}
+	if _, _, text := get(t, New(options(k)), "/v1/status"); strings.Contains(text, "pin") || strings.Contains(text, "evicted") || strings.Contains(text, "candidate") {
+		t.Errorf("%s", text)
 	}
 }
 

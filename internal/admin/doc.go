@@ -3,9 +3,11 @@
 // listens on loopback unless told otherwise.
 //
 //	/healthz      200 while the process works
-//	/readyz       200 while it serves a committed epoch, or one remembered on disk; the body says which
+//	/readyz       200 while it serves a committed epoch, or one remembered on disk, and is neither
+//	              draining nor evicted; the body says which, and whether it is pinned
 //	/metrics      Prometheus
-//	/v1/status    one object: what this instance serves, holds and waits for
+//	/v1/status    one object: what this instance serves (candidate and share too), holds and waits
+//	              for, and whether it is pinned or evicted
 //	/v1/routes    the routes it serves, ?module= for one module
 //	/v1/explain   ?method=GET&url=http://host/path: which route would serve, and why;
 //	              header=Name:Value and client=ADDRESS if they matter, revision=N for a candidate

@@ -27,6 +27,11 @@ type Agent struct {
 	draining atomic.Bool
 	running  atomic.Bool
 
+	orders chan func(*loop) // of whoever is not one of the loop's helpers
+	behind chan struct{}    // what is known of the group may be old
+	pins   chan struct{}    // holds one: orders to pin and unpin come one after the other
+	over   chan struct{}    // closed once the loop has ended
+
 	leaveOnce sync.Once
 	leave     chan struct{} // closed by Leave
 	left      chan struct{} // closed once the lease is given back, or Run has ended
@@ -49,9 +54,11 @@ func New(deps Deps, o Options) (*Agent, error) {
 		deps: deps, o: o, metrics: m,
 		log:   o.Logger.With("group", o.Who.Group, "instance", o.Who.Instance),
 		leave: make(chan struct{}), left: make(chan struct{}),
+		orders: make(chan func(*loop)), behind: make(chan struct{}, 1), pins: make(chan struct{}, 1), over: make(chan struct{}),
 	}
 	if o.StateDir != "" {
 		a.disk = newWriter(&disk{root: o.StateDir, group: o.Who.Group, log: a.log}, o.Who.Version, a.log)
+		a.disk.note = o.CrashNote
 	}
 	a.status.Store(&Status{Group: o.Who.Group, Instance: o.Who.Instance, Boot: o.Who.Boot, Holds: nil})
 	return a, nil
@@ -70,13 +77,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.running.Swap(true) {
 		return errors.New("run agent: it ran already")
 	}
-	registration, err := a.metrics.observe(a.Status)
+	registration, err := a.metrics.observe(a.Status, a.deps.Switch.TokenCounts)
 	if err != nil {
 		return fmt.Errorf("run agent: %w", err)
 	}
 	defer func() {
 		if err := registration.Unregister(); err != nil {
-			a.log.Warn("metrics stay registered", "error", err)
+			a.log.Warn("metrics stay registered", "err", err)
 		}
 	}()
 
@@ -91,25 +98,36 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer cancel(nil)
 	p.link.tell = func(f func(*loop)) { p.tell(ctx, func() { f(p) }) }
 	var wg sync.WaitGroup
-	wg.Go(func() { p.builds(ctx) })
-	wg.Go(func() {
-		// Its only error is ctx's.
-		_ = a.deps.Store.WatchGroup(ctx, a.o.Who.Group, a.o.Watch, func(st groupState) { p.tell(ctx, func() { p.sawState(st, false, 0) }) })
-	})
+	p.hire(ctx)
+	wg.Go(func() { p.follow(ctx) })
+	wg.Go(func() { p.scrub(ctx) })
 	wg.Go(func() {
 		defer close(a.left)
 		if err := p.link.run(ctx); err != nil {
 			cancel(err)
 		}
 	})
+	wg.Go(func() { p.meter.run(ctx) })
 	p.run(ctx)
+	close(a.over)
 	wg.Wait()
+	p.dismiss()
 	p.confirms.Wait()
 	a.disk.stop()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("run agent: %w", err)
 	}
 	return nil
+}
+
+// Behind tells that a client saw a later epoch of this group than is served
+// here: the group is read again at once, if that was not just done. It may be called
+// as often as one likes, from any goroutine, and never waits.
+func (a *Agent) Behind() {
+	select {
+	case a.behind <- struct{}{}:
+	default:
+	}
 }
 
 // Drain turns readiness off. Everything else goes on: an instance that drains
@@ -135,3 +153,6 @@ func (a *Agent) Leave(ctx context.Context) error {
 
 // staleSweep is how often the loop looks at the clock when nothing happens.
 const staleSweep = 15 * time.Second
+
+// rereadEvery is how often at most clients have the group read again.
+const rereadEvery = 100 * time.Millisecond

@@ -47,18 +47,37 @@ func TestJoinServesWhatIsCommitted(t *testing.T) {
 	}
 }
 
+// TestPublishedAgain: a snapshot that is published again is served under its
+// new number, by the engine that was built for the old one.
+func TestPublishedAgain(t *testing.T) {
+	f := initFleet(t, shared)
+	one := f.publish(table("one"))
+	f.commit(1, "n1", one)
+	m := f.join("a")
+	m.awaitEpoch(1)
+	first := m.front.Serving().Stable
+	again := version.Ref{Number: 3, Digest: one.Digest}
+	f.commit(2, "n1", again)
+	if s := m.awaitEpoch(2); s.Serving.Revision != 3 {
+		t.Errorf("status says revision %d", s.Serving.Revision)
+	}
+	if e := m.front.Serving().Stable; e.Ref() != again || first.As(3).Ref() != again || first.Ref() != one {
+		t.Errorf("served as %v, before as %v", e.Ref(), first.Ref())
+	}
+}
+
 func TestJoinServesNothingBeforeAdmission(t *testing.T) {
 	f := initFleet(t, shared)
 	one, two := f.publish(table("one")), f.publish(table("two"))
-	f.commit(1, "n1", one, two)
+	f.commit(1, "n1", two, one)
 	chunk := func() string { // two cannot be built: its manifest is damaged
 		return f.get("manifests/" + two.Digest.String())
 	}()
 	f.put("manifests/"+two.Digest.String(), []byte("damaged"))
 	m := f.join("a")
 	m.await("told why", func(s Status) bool { return s.Refused != nil && holdsAll(s, one) })
-	if m.Status().Serving != nil || f.get("ready/g/a") != "" {
-		t.Error("an instance that does not hold the set serves or is registered")
+	if got := f.get("ready/g/a"); m.Status().Serving != nil || got != "" && got != "evicted n1 "+two.Digest.String() {
+		t.Errorf("an instance that does not hold what is in force serves, or says %q", got)
 	}
 	f.put("manifests/"+two.Digest.String(), []byte(chunk))
 	m.awaitEpoch(1)
@@ -557,9 +576,9 @@ func TestQuarantine(t *testing.T) {
 	m.awaitEpoch(1)
 	m.stop()
 
-	// Two former lives ended while they tried the digest.
+	// Two former lives ended while they compiled the digest.
 	d := &disk{root: o.StateDir, group: "g", log: m.log}
-	if err := writeSealed(d.trialFile(two.Digest), trial{Build: "test", Crashes: 1, Open: true}); err != nil {
+	if err := writeSealed(d.trialFile(two.Digest), trial{Build: "test", Crashes: 1, Open: true, Compiling: true, Machine: bootID()}); err != nil {
 		t.Fatal(err)
 	}
 	f.commit(2, "n2", two, one)

@@ -28,11 +28,19 @@ const (
 	missingTries = 4                      // before what etcd lacks or cannot read is given up
 	firstPause   = 25 * time.Millisecond  // between tries to fetch, doubling
 	longestPause = 1 * time.Second        //
+	leewayFrom   = 5000                   // routes, of which collecting garbage can wait until they are prepared
 	markWait     = 500 * time.Millisecond // for the trial to be on disk; then it is compiled all the same
 )
 
-// A refusal is an error that trying again will not mend.
-type refusal struct{ error }
+// A refusal is an error that trying again will not mend. A shortage of pieces,
+// which etcd lacks or has damaged, is one too, but ends when etcd has them again.
+type refusal struct {
+	error
+	shortage bool
+}
+
+func refuse(err error) error { return refusal{error: err} }
+func lack(err error) error   { return refusal{error: err, shortage: true} }
 
 func (r refusal) Unwrap() error { return r.error }
 
@@ -55,11 +63,25 @@ func (b *builder) build(ctx context.Context, ref version.Ref, previous *engine.E
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {
-			e, err = nil, refusal{fmt.Errorf("panic: %v at %s", p, firstFrame(debug.Stack()))}
+			e, err = nil, refuse(fmt.Errorf("panic: %v at %s", p, firstFrame(debug.Stack())))
 		}
 	}()
 	stage(StageFetching)
-	table, pieces, err := b.load(ctx, ref)
+	f, err := b.fetch(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if f.routes >= leewayFrom {
+		defer b.options.Budget.Leeway.Take()()
+	}
+	table, err := f.decode(ctx)
+	if errors.Is(err, version.ErrCorrupt) && !f.distrust {
+		// What came from etcd was checked, so it is the disk that has something else.
+		f.distrust = true
+		if err = f.fetch(ctx); err == nil {
+			table, err = f.decode(ctx)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -83,13 +105,13 @@ func (b *builder) build(ctx context.Context, ref version.Ref, previous *engine.E
 	switch {
 	case err == nil:
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return nil, refusal{fmt.Errorf("compile took longer than the budget of %s", b.timeout)}
+		return nil, refuse(fmt.Errorf("compile took longer than the budget of %s", b.timeout))
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	default:
-		return nil, refusal{err}
+		return nil, refuse(err)
 	}
-	b.disk.hold(ref.Digest, pieces)
+	b.disk.hold(ref.Digest, packed{manifest: f.manifest, needs: f.needs, chunks: f.got})
 	return e, nil
 }
 
@@ -104,31 +126,42 @@ func firstFrame(stack []byte) string {
 	return "an unknown place"
 }
 
-// load gets a table and the pieces it came in. Bytes on disk are used only if
-// they are what their name says; what is wrong there is fetched.
-func (b *builder) load(ctx context.Context, ref version.Ref) (*route.Table, packed, error) {
-	p := packed{chunks: map[version.Digest][]byte{}}
+// fetch gets the pieces of a table. Bytes on disk are used only if they are
+// what their name says; what is wrong there is fetched.
+func (b *builder) fetch(ctx context.Context, ref version.Ref) (*fetcher, error) {
 	manifest, m, err := b.manifest(ctx, ref.Digest)
 	if err != nil {
-		return nil, p, err
+		return nil, err
 	}
-	p.manifest = manifest
 	if missing := m.Missing(b.capabilities); len(missing) > 0 {
-		return nil, p, refusal{fmt.Errorf("this build lacks %s: upgrade routerd on this instance", strings.Join(missing, ", "))}
+		return nil, refuse(fmt.Errorf("this build lacks %s: upgrade routerd on this instance", strings.Join(missing, ", ")))
 	}
-	f := &fetcher{builder: b, got: map[version.Digest][]byte{}, all: version.MapFetcher{}}
-	if err := f.fetch(ctx, m); err != nil {
-		return nil, p, err
+	f := &fetcher{
+		builder: b, digest: ref.Digest, manifest: manifest, modules: m.Modules, needs: chunksOf(m), routes: m.Routes(),
+		refs: refsOf(m), got: map[version.Digest][]byte{}, all: version.MapFetcher{},
 	}
-	table, _, err := version.Load(ctx, ref.Digest, manifest, f.all, b.cache)
+	b.disk.expect(ref.Digest, f.needs)
+	return f, f.fetch(ctx)
+}
+
+func refsOf(m version.Manifest) map[version.Digest]version.ChunkRef {
+	refs := map[version.Digest]version.ChunkRef{}
+	for _, r := range m.Chunks() {
+		refs[r.Digest] = r
+	}
+	return refs
+}
+
+// decode makes a table of the pieces.
+func (f *fetcher) decode(ctx context.Context) (*route.Table, error) {
+	table, _, err := version.Load(ctx, f.digest, f.manifest, f, f.cache)
 	switch {
 	case err == nil:
-		p.chunks = f.got
-		return table, p, nil
+		return table, nil
 	case ctx.Err() != nil:
-		return nil, p, ctx.Err()
+		return nil, ctx.Err()
 	default:
-		return nil, p, refusal{err}
+		return nil, lack(err)
 	}
 }
 
@@ -143,7 +176,7 @@ func (b *builder) manifest(ctx context.Context, d version.Digest) ([]byte, versi
 	}
 	m, err := version.ParseManifest(d, raw)
 	if err != nil {
-		return nil, m, refusal{err}
+		return nil, m, lack(err)
 	}
 	return raw, m, nil
 }
@@ -151,14 +184,22 @@ func (b *builder) manifest(ctx context.Context, d version.Digest) ([]byte, versi
 // A fetcher brings the chunks of one snapshot together, a few at a time.
 type fetcher struct {
 	*builder
+	digest   version.Digest
+	manifest []byte // canonical
+	modules  []version.ModuleEntry
+	needs    []version.Digest
+	refs     map[version.Digest]version.ChunkRef // of needs
+	routes   int
+	distrust bool // what is on disk is not what its checksums say
+
 	mu  sync.Mutex
 	got map[version.Digest][]byte // those that came from etcd
 	all version.MapFetcher
 }
 
-// fetch gets every chunk that is on disk or that the cache has no module for;
-// with a disk, also those it lacks, for a start without etcd.
-func (f *fetcher) fetch(ctx context.Context, m version.Manifest) error {
+// fetch gets every chunk of the modules that the cache lacks, and whatever the
+// disk lacks, for a start without etcd.
+func (f *fetcher) fetch(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	want := make(chan version.Digest)
@@ -175,7 +216,7 @@ func (f *fetcher) fetch(ctx context.Context, m version.Manifest) error {
 			}
 		})
 	}
-	f.feed(ctx, m, want)
+	f.feed(ctx, want)
 	close(want)
 	wg.Wait()
 	close(errs)
@@ -188,14 +229,12 @@ func (f *fetcher) fetch(ctx context.Context, m version.Manifest) error {
 	return first
 }
 
-func (f *fetcher) feed(ctx context.Context, m version.Manifest, want chan<- version.Digest) {
+func (f *fetcher) feed(ctx context.Context, want chan<- version.Digest) {
 	seen := map[version.Digest]bool{}
-	for _, e := range m.Modules {
-		if f.disk == nil && f.cache.Has(e.Digest) {
-			continue
-		}
+	for _, e := range f.modules {
+		known := f.cache.Has(e.Digest)
 		for _, c := range e.Chunks {
-			if seen[c.Digest] {
+			if seen[c.Digest] || known && (f.disk == nil || f.disk.hasChunk(c.Digest)) {
 				continue
 			}
 			seen[c.Digest] = true
@@ -210,9 +249,17 @@ func (f *fetcher) feed(ctx context.Context, m version.Manifest, want chan<- vers
 
 func (f *fetcher) one(ctx context.Context, d version.Digest) error {
 	b, err := f.disk.chunk(d)
-	fetched := err != nil
+	fetched := err != nil || f.distrust
 	if fetched {
-		b, err = retry(ctx, func(ctx context.Context) ([]byte, error) { return f.snapshots.Chunk(ctx, d) })
+		// Checked, although a table that is loaded is checked again: what a module in
+		// the cache needs is not loaded, but kept on disk as good.
+		b, err = retry(ctx, func(ctx context.Context) ([]byte, error) {
+			b, err := f.snapshots.Chunk(ctx, d)
+			if err == nil {
+				err = f.cache.Check(f.refs[d], b)
+			}
+			return b, err
+		})
 		if err != nil {
 			return fmt.Errorf("fetch chunk %s: %w", d.Short(), err)
 		}
@@ -224,6 +271,23 @@ func (f *fetcher) one(ctx context.Context, d version.Digest) error {
 		f.got[d] = b
 	}
 	return nil
+}
+
+// Chunk returns what was fetched. What was not, for the cache had its module
+// and has lost it since, is fetched now.
+func (f *fetcher) Chunk(ctx context.Context, d version.Digest) ([]byte, error) {
+	f.mu.Lock()
+	b, ok := f.all[d]
+	f.mu.Unlock()
+	if ok {
+		return b, nil
+	}
+	if err := f.one(ctx, d); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.all.Chunk(ctx, d)
 }
 
 // retry asks until etcd answers or ctx ends. Any other answer than bytes is
@@ -238,7 +302,7 @@ func retry(ctx context.Context, ask func(context.Context) ([]byte, error)) ([]by
 		case ctx.Err() != nil:
 			return nil, fmt.Errorf("%w: %w", ctx.Err(), err)
 		case !errors.Is(err, store.ErrUnavailable) && try == missingTries:
-			return nil, refusal{err}
+			return nil, lack(err)
 		}
 		select {
 		case <-ctx.Done():

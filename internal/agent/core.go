@@ -15,8 +15,9 @@ const (
 	maxWhy  = 300                    // bytes of a reason that goes into etcd
 	keep    = 3                      // good assignments remembered
 
-	minRetry = 200 * time.Millisecond // before a digest that failed is tried again
-	maxRetry = 30 * time.Second
+	minRetry  = 200 * time.Millisecond // before a digest in force that failed is tried again, doubling
+	soonRetry = 5 * time.Second        // at most, for what etcd may give any moment
+	maxRetry  = 30 * time.Second       // at most, for what cannot be compiled
 )
 
 // A core decides what this instance holds, serves and says. It is told what
@@ -46,10 +47,21 @@ type core struct {
 	reads      bool // meanwhile etcd tells what is in force
 	frozen     string
 
+	pin     *Pin         // an operator's order: served whatever is committed
+	pinning *version.Ref // to be held for one that is being given
+
+	evictDelay time.Duration // from taking no traffic to saying so
+	evicted    time.Time     // since when it takes no traffic; zero for not
+	away       bool          // and that may be said
+	own        bool          // it is out by its own wish, and the group's floor allowed that
+	asking     bool          // it wishes to be
+	notBefore  time.Time     // it is asked again
+
 	held        map[version.Digest]bool
 	failed      map[version.Digest]failure
 	quarantined map[version.Digest]bool
-	refusal     *rollout.Refusal // newest
+	notYet      map[version.Digest]time.Time // quarantined, and not tried before where nothing else can serve
+	refusal     *rollout.Refusal             // newest
 
 	highestEpoch, highestRevision int64
 }
@@ -68,6 +80,7 @@ type choice struct {
 	stable    version.Ref
 	candidate *rollout.Candidate
 	fallback  bool // stable is not the assignment's: that one is quarantined
+	pinned    bool // stable is not the assignment's: an operator wants another
 }
 
 // main is what most requests are served by.
@@ -90,6 +103,8 @@ type failure struct {
 	nonce     rollout.Nonce // of the set it was built for
 	why       string
 	permanent bool // trying again under the same nonce is of no use
+	hung      bool // nor under any other, in this process
+	lost      bool // pieces are missing
 	tries     int
 	retry     time.Time
 }
@@ -129,6 +144,7 @@ func newCore(instance, group string) *core {
 		held:        map[version.Digest]bool{},
 		failed:      map[version.Digest]failure{},
 		quarantined: map[version.Digest]bool{},
+		notYet:      map[version.Digest]time.Time{},
 	}
 }
 
@@ -158,6 +174,14 @@ func (c *core) memory() memory {
 	return m
 }
 
+// forgive ends the quarantine of ds.
+func (c *core) forgive(ds ...version.Digest) {
+	for _, d := range ds {
+		delete(c.quarantined, d)
+		delete(c.notYet, d)
+	}
+}
+
 // saw takes a record. A late, repeated or reordered one changes nothing.
 func (c *core) saw(r record, now time.Time) {
 	if r.confirmed && r.after != c.records {
@@ -178,6 +202,12 @@ func (c *core) saw(r record, now time.Time) {
 	}
 	switch why := c.contradiction(r); {
 	case c.thaws(r.assignment) && (why != "" || c.frozen != ""):
+		if !r.confirmed {
+			// The id beside it may still be that of a fleet that was deleted meanwhile:
+			// the two keys are told one after the other.
+			c.doubt = true
+			return
+		}
 		c.thaw(r.fleet)
 	case why != "" && !r.confirmed && c.frozen == "":
 		c.doubt = true
@@ -290,12 +320,37 @@ func (c *core) dropped(d version.Digest) { delete(c.held, d) }
 // refused tells that a digest could not be built.
 func (c *core) refused(j job, why string, permanent bool, now time.Time) {
 	f := c.failed[j.Digest]
-	f.nonce, f.why, f.permanent, f.tries = j.nonce, line(why), permanent, f.tries+1
-	f.retry = now.Add(min(minRetry<<min(f.tries-1, 10), maxRetry))
+	f.nonce, f.why, f.permanent, f.lost, f.tries = j.nonce, line(why), permanent, false, f.tries+1
+	most := soonRetry
+	if permanent {
+		most = maxRetry
+	}
+	f.retry = now.Add(min(minRetry<<min(f.tries-1, 10), most))
 	c.failed[j.Digest] = f
 	if permanent {
 		c.refusal = &rollout.Refusal{Nonce: j.nonce, Digest: j.Digest, Why: f.why, Time: now}
 	}
+}
+
+// hangs tells that building a digest came to no end. In this process it is not
+// tried again, for whatever set: each time costs a goroutine.
+func (c *core) hangs(j job, why string, now time.Time) {
+	c.refused(j, why, true, now)
+	f := c.failed[j.Digest]
+	f.hung = true
+	c.failed[j.Digest] = f
+}
+
+// lacks tells that a digest could not be built because pieces are missing. A
+// prepare is refused; in force it is tried again soon.
+func (c *core) lacks(j job, why string, now time.Time) {
+	c.refused(j, why, true, now)
+	f := c.failed[j.Digest]
+	f.lost = true
+	if soon := now.Add(soonRetry); f.retry.After(soon) {
+		f.retry = soon
+	}
+	c.failed[j.Digest] = f
 }
 
 // switched tells that s is served.
@@ -322,7 +377,16 @@ func same(a, b *rollout.Assignment) bool {
 		return false
 	}
 	x, y := a.Candidate, b.Candidate
-	return x == nil || (x.Digest == y.Digest && x.Permyriad == y.Permyriad && x.Salt == y.Salt && x.Key == y.Key && slices.Equal(x.Instances, y.Instances))
+	return x == nil || (x.Digest == y.Digest && x.Permyriad == y.Permyriad && x.Salt == y.Salt && x.Key == y.Key &&
+		slices.Equal(x.Instances, y.Instances) && matchOf(x) == matchOf(y))
+}
+
+// matchOf is whom a candidate is for besides its share; zero for nobody.
+func matchOf(c *rollout.Candidate) rollout.Match {
+	if c.Match == nil {
+		return rollout.Match{}
+	}
+	return *c.Match
 }
 
 // line brings a reason to one bounded line of text.

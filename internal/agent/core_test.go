@@ -45,6 +45,7 @@ func history(t *rapid.T) []record {
 			prep = &rollout.Prepare{
 				Group: "g", Nonce: rollout.Nonce(fmt.Sprint("p", nonce)), Set: set,
 				First: rapid.SampledFrom([]string{"", "me", "other"}).Draw(t, "first"),
+				Evict: rapid.SampledFrom([][]string{nil, {"me"}, {"other"}}).Draw(t, "evict"),
 			}
 		case 3:
 			prep = nil
@@ -72,7 +73,13 @@ func TestI3_Laws(t *testing.T) {
 		var epoch int64
 		served := map[int64]rollout.Nonce{}
 		for range rapid.IntRange(1, 80).Draw(t, "events") {
-			switch rapid.IntRange(0, 6).Draw(t, "event") {
+			switch rapid.IntRange(0, 8).Draw(t, "event") {
+			case 7: // an operator pins what is held
+				if held := sortedDigests(c.held); len(held) > 0 {
+					c.pin = &Pin{Ref: version.Ref{Number: 9, Digest: rapid.SampledFrom(held).Draw(t, "pin")}}
+				}
+			case 8:
+				c.pin = nil
 			case 0, 1, 2:
 				c.saw(rapid.SampledFrom(h).Draw(t, "record"), now)
 			case 3: // what etcd says at last, read linearizably
@@ -103,14 +110,19 @@ func TestI3_Laws(t *testing.T) {
 				}
 			}
 			if s := p.swap; s != nil {
-				if s.Epoch <= epoch {
+				if s.Epoch < epoch || s.Epoch == epoch && s.pinned == c.serving.pinned && s.stable == c.serving.stable {
 					t.Fatalf("epoch %d after %d", s.Epoch, epoch)
+				}
+				if s.pinned != c.obeysPin() || s.pinned && s.stable.Digest != c.pin.Digest {
+					t.Fatalf("pinned to %+v, %+v is served", c.pin, s.choice)
 				}
 				for _, r := range s.refs() {
 					if !c.held[r.Digest] {
 						t.Fatalf("serves %v, which is not held", r)
 					}
-					if c.quarantined[r.Digest] {
+					if c.quarantined[r.Digest] && slices.ContainsFunc(c.ways(&s.Assignment), func(w version.Ref) bool {
+						return !c.quarantined[w.Digest] && c.held[w.Digest]
+					}) {
 						t.Fatalf("serves %v, which is quarantined", r)
 					}
 				}
@@ -125,6 +137,9 @@ func TestI3_Laws(t *testing.T) {
 				t.Fatal("dropped what it serves")
 			}
 			checkReady(t, c)
+			if !c.evicted.IsZero() && (c.serving == nil || c.pin != nil || c.frozen != "") {
+				t.Fatal("evicted, though it serves nothing, is pinned or frozen")
+			}
 		}
 		if c.frozen != "" {
 			t.Fatalf("frozen though etcd never went back: %s", c.frozen)
@@ -139,6 +154,15 @@ func checkReady(t *rapid.T, c *core) {
 	if r == nil || r.Nonce == "" || r.Refused {
 		return
 	}
+	if r.Evicted {
+		named := c.prepare != nil && c.prepare.Nonce == r.Nonce && slices.Contains(c.prepare.Evict, c.instance)
+		if c.evicted.IsZero() && !c.asking && c.serving != nil || !named && r.Lacks == nil && (c.target == nil || c.target.Nonce != r.Nonce) {
+			t.Fatalf("says %+v, and is in traffic or was not told to go", r)
+		}
+		if r.Lacks == nil {
+			return
+		}
+	}
 	var set []version.Ref
 	switch {
 	case c.prepare != nil && c.prepare.Nonce == r.Nonce:
@@ -148,8 +172,13 @@ func checkReady(t *rapid.T, c *core) {
 	default:
 		t.Fatalf("ready for %q, which nobody asked for", r.Nonce)
 	}
+	for _, d := range r.Lacks {
+		if c.held[d] || !c.inForce(d) || !c.failed[d].permanent && !c.quarantined[d] {
+			t.Fatalf("says that it lacks %s: %+v", d.Short(), r)
+		}
+	}
 	for _, x := range set {
-		if !c.held[x.Digest] && !c.quarantined[x.Digest] {
+		if !c.held[x.Digest] && !c.quarantined[x.Digest] && !slices.Contains(r.Lacks, x.Digest) {
 			t.Fatalf("ready for %q without %v", r.Nonce, x)
 		}
 	}
@@ -178,13 +207,10 @@ func settled(t *rapid.T, c *core, last record, now time.Time) {
 	if a == nil {
 		return
 	}
-	if c.choose(a).stable.Digest == a.Stable.Digest && c.quarantined[a.Stable.Digest] {
-		return // nothing good is known in its place
-	}
 	if c.serving == nil || c.serving.Epoch != a.Epoch {
 		t.Fatalf("epoch %d is committed, %+v is served", a.Epoch, c.serving)
 	}
-	if r := c.ready(); r == nil || (r.Nonce != a.Nonce && (last.prepare == nil || r.Nonce != last.prepare.Nonce)) {
+	if r := c.ready(); r == nil || r.Evicted || !c.evicted.IsZero() || (r.Nonce != a.Nonce && (last.prepare == nil || r.Nonce != last.prepare.Nonce)) {
 		t.Fatalf("settled, and ready is %+v", r)
 	}
 }
@@ -259,7 +285,11 @@ func TestChooseMapsCandidatesToThisInstance(t *testing.T) {
 	if ch := c.choose(a); !ch.fallback || ch.main() != ref(3) {
 		t.Errorf("quarantined stable: %+v", ch)
 	}
-	a.Candidate.Instances = []string{"me"}
+	a.Candidate.Match = &rollout.Match{Header: "X-Tester"}
+	if ch := c.choose(a); ch.candidate == nil || ch.candidate.Permyriad != 0 || ch.main() != ref(3) {
+		t.Errorf("testers, on an instance that is not named: %+v", ch)
+	}
+	a.Candidate.Instances, a.Candidate.Match = []string{"me"}, nil
 	c.quarantined[ref(2).Digest] = true
 	if ch := c.choose(a); ch.candidate != nil {
 		t.Errorf("quarantined candidate: %+v", ch)

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -59,6 +60,7 @@ type goodState struct {
 //	<fleet>/<group>/manifests/<digest>   canonical bytes
 //	<fleet>/<group>/chunks/<digest>      as in etcd, after a checksum
 //	.trials/<group>/<digest>             trial
+//	.trials/<group>/crash, crash.last    what the runtime said when it died
 //
 // Names that are none of these are left alone.
 const (
@@ -68,17 +70,34 @@ const (
 	dirMans    = "manifests"
 	dirTrials  = ".trials"
 
-	sealMagic = "routerd-state/1 "
+	sealKind  = "routerd-state/"
+	sealMagic = sealKind + "1 "
 	maxState  = 16 << 20 // bytes of any file that is read
 )
 
 var errNotOnDisk = errors.New("not on disk")
 
 // A disk is one group's state directory. It is used by one goroutine at a
-// time, but for chunk and manifest, which the builder calls meanwhile.
+// time, but for chunk, hasChunk and manifest, which the builder calls meanwhile.
+//
+// What this process wrote or has read and checked it knows to be whole: whether
+// it is still there is then all that is asked.
 type disk struct {
 	root, group string
 	log         *slog.Logger
+
+	wrote written
+
+	mu    sync.Mutex
+	whole map[string]bool // paths of chunks and manifests
+	needs map[version.Digest][]version.Digest
+}
+
+// written is what save last wrote, so that it is not written again.
+type written struct {
+	fleet string
+	seen  *memory                      // nil: not known
+	good  map[int64]rollout.Assignment // the files there are; zero: content not known
 }
 
 // dir is where a fleet's state is. Ids that are no plain file names are
@@ -104,7 +123,7 @@ func fileName(s string) string {
 func (d *disk) load() memory {
 	fleets, err := os.ReadDir(d.root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.log.Warn("state directory cannot be read, starting without a memory", "error", err)
+		d.log.Warn("state directory cannot be read, starting without a memory", "err", err)
 	}
 	var best memory
 	for _, f := range fleets {
@@ -127,7 +146,7 @@ func (d *disk) loadFleet(dir string) (memory, bool) {
 		return m, false
 	}
 	if err := readSealed(filepath.Join(dir, seenFile), &m); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.log.Warn("remembered numbers cannot be read", "error", err)
+		d.log.Warn("remembered numbers cannot be read", "err", err)
 		m = memory{}
 	}
 	for _, f := range slices.Backward(files) {
@@ -144,7 +163,7 @@ func (d *disk) loadFleet(dir string) (memory, bool) {
 			err = errors.New("it is of another fleet, group or epoch")
 			fallthrough
 		case err != nil:
-			d.log.Warn("a remembered state is unusable, going on with the next older", "epoch", epoch, "error", err)
+			d.log.Warn("a remembered state is unusable, going on with the next older", "epoch", epoch, "err", err)
 			continue
 		}
 		if len(m.Good) == keep {
@@ -178,142 +197,106 @@ func goodEpoch(name string) (int64, bool) {
 // after a failure and returns them all.
 func (d *disk) save(m memory) error {
 	dir := d.dir(m.Fleet)
+	d.look(m.Fleet, dir)
 	var errs []error
-	have := map[string]bool{}
-	for _, a := range m.Good {
-		name := goodFile(a.Epoch)
-		have[name] = true
-		g := goodState{Fleet: m.Fleet, Group: m.Group, Assignment: a}
-		errs = append(errs, writeSealed(filepath.Join(dir, name), g))
+	have := map[int64]bool{}
+	for i := range m.Good {
+		a := &m.Good[i]
+		have[a.Epoch] = true
+		path := filepath.Join(dir, goodFile(a.Epoch))
+		if old, ok := d.wrote.good[a.Epoch]; ok && same(&old, a) && isThere(path) {
+			continue
+		}
+		err := writeSealed(path, goodState{Fleet: m.Fleet, Group: m.Group, Assignment: *a})
+		if err == nil {
+			d.wrote.good[a.Epoch] = *a
+		}
+		errs = append(errs, err)
 	}
-	errs = append(errs, writeSealed(filepath.Join(dir, seenFile), m))
+	if seen := d.wrote.seen; seen == nil || m.tellsMoreThan(seen) {
+		errs = append(errs, d.saveSeen(m))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remember epoch %d: %w", m.Served, err)
 	}
-	files, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("list states: %w", err)
-	}
-	for _, f := range files {
-		if _, ok := goodEpoch(f.Name()); ok && !have[f.Name()] {
-			errs = append(errs, os.Remove(filepath.Join(dir, f.Name())))
+	for epoch := range d.wrote.good {
+		if have[epoch] {
+			continue
 		}
+		if err := os.Remove(filepath.Join(dir, goodFile(epoch))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+			continue
+		}
+		delete(d.wrote.good, epoch)
 	}
 	return errors.Join(errs...)
 }
 
-// A packed is one snapshot's pieces, checked.
-type packed struct {
-	manifest []byte
-	chunks   map[version.Digest][]byte // as in etcd; those already on disk may be missing
+// saveReceived has the numbers and what was received on disk, if they are not
+// there yet.
+func (d *disk) saveReceived(m memory) error {
+	d.look(m.Fleet, d.dir(m.Fleet))
+	if seen := d.wrote.seen; seen != nil && !m.tellsMoreThan(seen) {
+		return nil
+	}
+	return d.saveSeen(m)
 }
 
-// saveSnapshot writes the chunks that are not there, then the manifest, so
-// that a manifest on disk has its chunks.
-func (d *disk) saveSnapshot(fleet string, digest version.Digest, p packed) error {
-	dir := d.dir(fleet)
-	for _, c := range sortedDigests(p.chunks) {
-		path := filepath.Join(dir, dirChunks, c.String())
-		if _, err := readChunk(path); err == nil {
-			continue
-		}
-		sum := sha256.Sum256(p.chunks[c])
-		if err := writeFile(path, append(sum[:], p.chunks[c]...)); err != nil {
-			return fmt.Errorf("save chunk %s: %w", c.Short(), err)
-		}
+// saveSeen writes the numbers and what was received.
+func (d *disk) saveSeen(m memory) error {
+	dir := d.dir(m.Fleet)
+	d.look(m.Fleet, dir)
+	if err := writeSealed(filepath.Join(dir, seenFile), m); err != nil {
+		return err
 	}
-	if err := writeFile(filepath.Join(dir, dirMans, digest.String()), p.manifest); err != nil {
-		return fmt.Errorf("save manifest %s: %w", digest.Short(), err)
-	}
+	d.wrote.seen = &m
 	return nil
 }
 
-func sortedDigests[V any](m map[version.Digest]V) []version.Digest {
-	ds := make([]version.Digest, 0, len(m))
-	for d := range m {
-		ds = append(ds, d)
+// look finds out which states there are in a fleet's directory, once.
+func (d *disk) look(fleet, dir string) {
+	if d.wrote.fleet == fleet && d.wrote.good != nil {
+		return
 	}
-	slices.SortFunc(ds, func(a, b version.Digest) int { return bytes.Compare(a[:], b[:]) })
-	return ds
-}
-
-// manifest reads a snapshot's manifest; errNotOnDisk also for a damaged one.
-func (d *disk) manifest(fleet string, digest version.Digest) ([]byte, error) {
-	b, err := readFile(filepath.Join(d.dir(fleet), dirMans, digest.String()))
-	if err != nil || version.DigestOf(b) != digest {
-		return nil, errNotOnDisk
-	}
-	return b, nil
-}
-
-// chunk reads a chunk as it is in etcd; errNotOnDisk also for a damaged one.
-func (d *disk) chunk(fleet string, digest version.Digest) ([]byte, error) {
-	b, err := readChunk(filepath.Join(d.dir(fleet), dirChunks, digest.String()))
-	if err != nil {
-		return nil, errNotOnDisk
-	}
-	return b, nil
-}
-
-// collect removes chunks and manifests that no snapshot of keep needs, and
-// what an interrupted write left. Nothing is removed while a manifest of keep
-// cannot be read: it might need any chunk.
-func (d *disk) collect(fleet string, keep map[version.Digest]bool) error {
-	dir := d.dir(fleet)
-	chunks := map[version.Digest]bool{}
-	for digest := range keep {
-		b, err := readFile(filepath.Join(dir, dirMans, digest.String()))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // not written yet, or never was
-		}
-		if err != nil {
-			return fmt.Errorf("read manifest %s: %w", digest.Short(), err)
-		}
-		m, err := version.ParseManifest(digest, b)
-		if err != nil {
-			continue // damaged: of no use
-		}
-		for _, e := range m.Modules {
-			for _, c := range e.Chunks {
-				chunks[c.Digest] = true
-			}
-		}
-	}
-	return errors.Join(sweep(filepath.Join(dir, dirMans), keep), sweep(filepath.Join(dir, dirChunks), chunks))
-}
-
-func sweep(dir string, keep map[version.Digest]bool) error {
+	d.wrote = written{fleet: fleet, good: map[int64]rollout.Assignment{}}
 	files, err := os.ReadDir(dir)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return fmt.Errorf("list %s: %w", filepath.Base(dir), err)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		d.log.Warn("remembered states cannot be listed, old ones may stay", "err", err)
 	}
-	var errs []error
 	for _, f := range files {
-		name, half := strings.CutPrefix(f.Name(), ".") // renameio's: .<name><random digits>
-		if half {
-			name = name[:min(len(name), 2*sha256.Size)]
-		}
-		if digest, err := version.ParseDigest(name); err == nil && (half || !keep[digest]) {
-			errs = append(errs, os.Remove(filepath.Join(dir, f.Name())))
+		if epoch, ok := goodEpoch(f.Name()); ok {
+			d.wrote.good[epoch] = rollout.Assignment{}
 		}
 	}
-	return errors.Join(errs...)
 }
 
-// writeSealed writes v as JSON after a line with its checksum. A file that
-// says so already is left as it is.
-func writeSealed(path string, v any) error {
+// tellsMoreThan tells whether m has to be written where old was. That what
+// was received has been served since is told by the name of its state.
+func (m memory) tellsMoreThan(old *memory) bool {
+	served := old.Served
+	for _, a := range m.Good {
+		served = max(served, a.Epoch)
+	}
+	return m.Fleet != old.Fleet || m.Build != old.Build || m.Served > served ||
+		m.HighestEpoch != old.HighestEpoch || m.HighestRevision != old.HighestRevision || !slices.Equal(m.Proven, old.Proven) ||
+		m.Received != nil && (old.Received == nil || !same(m.Received, old.Received))
+}
+
+// sealed is v as JSON after a line with its checksum.
+func sealed(v any) ([]byte, error) {
 	body, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
+		return nil, fmt.Errorf("encode %T: %w", v, err)
 	}
 	sum := sha256.Sum256(body)
-	b := append([]byte(sealMagic+hex.EncodeToString(sum[:])+"\n"), body...)
-	if old, err := readFile(path); err == nil && bytes.Equal(old, b) {
-		return nil
+	return append([]byte(sealMagic+hex.EncodeToString(sum[:])+"\n"), body...), nil
+}
+
+// writeSealed writes v so that readSealed knows whether it is whole.
+func writeSealed(path string, v any) error {
+	b, err := sealed(v)
+	if err != nil {
+		return err
 	}
 	return writeFile(path, b)
 }
@@ -325,6 +308,11 @@ func readSealed(path string, v any) error {
 		return err
 	}
 	head, body, ok := bytes.Cut(b, []byte("\n"))
+	if layout, ours := bytes.CutPrefix(head, []byte(sealKind)); ok && ours && !bytes.HasPrefix(head, []byte(sealMagic)) {
+		if n, _, ok := strings.Cut(string(layout), " "); ok {
+			return fmt.Errorf("read %s: it is of layout %.20s, this build knows %s: start the build that wrote it, or a newer one", filepath.Base(path), n, strings.TrimSpace(sealMagic[len(sealKind):]))
+		}
+	}
 	sum := sha256.Sum256(body)
 	if !ok || string(head) != sealMagic+hex.EncodeToString(sum[:]) {
 		return fmt.Errorf("read %s: checksum does not match", filepath.Base(path))
@@ -333,17 +321,6 @@ func readSealed(path string, v any) error {
 		return fmt.Errorf("read %s: %w", filepath.Base(path), err)
 	}
 	return nil
-}
-
-func readChunk(path string) ([]byte, error) {
-	b, err := readFile(path)
-	if err != nil {
-		return nil, err
-	}
-	if len(b) < sha256.Size || sha256.Sum256(b[sha256.Size:]) != [sha256.Size]byte(b[:sha256.Size]) {
-		return nil, fmt.Errorf("read %s: checksum does not match", filepath.Base(path))
-	}
-	return b[sha256.Size:], nil
 }
 
 // writeFile replaces a file as a whole or not at all, and makes its directory.
@@ -364,4 +341,31 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: not a file of ours", filepath.Base(path))
 	}
 	return os.ReadFile(path)
+}
+
+// CheckFile tells what is wrong with a file of a state directory, by its kind
+// and its checksum; nil also for one that has none.
+func CheckFile(path string) error {
+	name := filepath.Base(path)
+	switch filepath.Base(filepath.Dir(path)) {
+	case dirChunks:
+		_, err := readChunk(path)
+		return err
+	case dirMans:
+		b, err := readFile(path)
+		if err == nil && version.DigestOf(b).String() != name {
+			err = fmt.Errorf("read %s: it is not the manifest of its name", name)
+		}
+		return err
+	}
+	if _, ok := goodEpoch(name); ok || name == seenFile {
+		return readSealed(path, new(json.RawMessage))
+	}
+	return nil
+}
+
+// isThere tells whether a file is there, whatever it says.
+func isThere(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode().IsRegular()
 }

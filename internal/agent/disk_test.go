@@ -122,7 +122,7 @@ func TestDiskIgnoresWhatIsNotIts(t *testing.T) {
 	if len(got.Good) != 1 {
 		t.Errorf("remembers %+v", got.Good)
 	}
-	if err := d.collect("f1", nil); err != nil {
+	if err := d.collect("f1", nil, nil); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, dirChunks, "README")); err != nil {
@@ -151,7 +151,7 @@ func TestDiskKeepsFleetsApart(t *testing.T) {
 func TestChunksAreVerifiedAndCollected(t *testing.T) {
 	d := testDisk(t)
 	s, p := packedSnapshot(t, "one")
-	if err := d.saveSnapshot("f1", s.Digest, p); err != nil {
+	if err := d.saveSnapshot("f1", s.Digest, p, func() {}); err != nil {
 		t.Fatal(err)
 	}
 	if m, err := d.manifest("f1", s.Digest); err != nil || !bytes.Equal(m, s.ManifestBytes) {
@@ -171,7 +171,7 @@ func TestChunksAreVerifiedAndCollected(t *testing.T) {
 				t.Fatalf("a chunk damaged at %d: %v", i, err)
 			}
 		}
-		if err := d.saveSnapshot("f1", s.Digest, p); err != nil { // mends it
+		if err := d.saveSnapshot("f1", s.Digest, p, func() {}); err != nil { // mends it
 			t.Fatal(err)
 		}
 		if _, err := d.chunk("f1", c); err != nil {
@@ -180,10 +180,10 @@ func TestChunksAreVerifiedAndCollected(t *testing.T) {
 		_ = os.WriteFile(filepath.Join(d.dir("f1"), dirChunks, "."+c.String()+"123"), nil, 0o600) // an interrupted write
 	}
 	other, q := packedSnapshot(t, "two")
-	if err := d.saveSnapshot("f1", other.Digest, q); err != nil {
+	if err := d.saveSnapshot("f1", other.Digest, q, func() {}); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.collect("f1", map[version.Digest]bool{other.Digest: true}); err != nil {
+	if err := d.collect("f1", map[version.Digest]bool{other.Digest: true}, nil); err != nil {
 		t.Fatal(err)
 	}
 	files, _ := os.ReadDir(filepath.Join(d.dir("f1"), dirChunks))
@@ -225,15 +225,27 @@ func TestCrashCounting(t *testing.T) {
 			if len(bad) > 0 {
 				return
 			}
-			ending := rapid.SampledFrom([]string{"crash while trying", "crash later", "clean stop", "proven"}).Draw(t, "ending")
-			done := w.try(map[version.Digest]bool{d: true})
+			ending := rapid.SampledFrom([]string{"killed while compiling", "crash in service", "killed in service", "crash later", "clean stop", "proven"}).Draw(t, "ending")
+			done := w.try(map[version.Digest]bool{d: true}, d)
 			w.flush()
 			<-done
+			if ending != "killed while compiling" {
+				w.try(map[version.Digest]bool{d: true})
+				w.flush()
+			}
 			switch ending {
-			case "crash while trying":
+			case "killed while compiling":
 				if !proven {
 					crashes++
 				}
+			case "crash in service":
+				if err := os.WriteFile(w.disk.crashFile(), []byte("panic: x"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if !proven {
+					crashes++
+				}
+			case "killed in service":
 			case "crash later": // it was held, not served
 				w.try(nil)
 				w.flush()
@@ -294,5 +306,131 @@ func TestNewestMemoryIsNotToldByTheClock(t *testing.T) {
 	w.flush()
 	if m := d.load(); m.Fleet != "f2" {
 		t.Errorf("the next start takes itself for one of fleet %s", m.Fleet)
+	}
+}
+
+// A digest is on disk as proven before its trial ends there: a crash between
+// the two must not make it untried.
+func TestProvenBeforeItsTrialEnds(t *testing.T) {
+	d := testDisk(t)
+	w := newWriter(d, "v1", d.log)
+	w.load()
+	digest := ref(1).Digest
+	w.try(map[version.Digest]bool{digest: true})
+	w.remember(remembered(1), map[version.Digest]bool{digest: true})
+	w.flush()
+	isOpen := func() bool { _, err := os.Stat(d.trialFile(digest)); return err == nil }
+	if !isOpen() {
+		t.Fatal("the trial is not on disk")
+	}
+	// The numbers cannot be written.
+	seen := filepath.Join(d.dir("f1"), seenFile)
+	if err := os.Remove(seen); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(seen, "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.prove(digest)
+	w.flush()
+	if !isOpen() {
+		t.Error("the trial ended while nothing says that the digest is proven")
+	}
+	if err := os.RemoveAll(seen); err != nil {
+		t.Fatal(err)
+	}
+	w.flush()
+	if got := d.load(); isOpen() || len(got.Proven) != 1 || w.trouble() != "" {
+		t.Errorf("open %v, proven %v, trouble %q", isOpen(), got.Proven, w.trouble())
+	}
+}
+
+// What was received is on disk at once, and one file; what was served is told
+// by the name of its state, without the numbers being written again.
+func TestReceivedAtOnceServedLater(t *testing.T) {
+	d := testDisk(t)
+	w := newWriter(d, "v1", d.log)
+	w.load()
+	received := remembered(1)
+	received.Received = &rollout.Assignment{Group: "g", Epoch: 2, Nonce: "n", Stable: ref(2)}
+	w.remember(received, map[version.Digest]bool{})
+	w.write(false)
+	var m memory
+	path := filepath.Join(d.dir("f1"), seenFile)
+	if err := readSealed(path, &m); err != nil || m.Received == nil || m.Received.Epoch != 2 {
+		t.Fatalf("received: %+v, %v", m.Received, err)
+	}
+	if files, _ := filepath.Glob(filepath.Join(d.dir("f1"), goodPrefix+"*")); len(files) != 0 {
+		t.Errorf("written before it is calm: %v", files)
+	}
+	w.flush()
+	before, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := remembered(2, 1)
+	served.HighestEpoch, served.HighestRevision = received.HighestEpoch, received.HighestRevision
+	w.remember(served, map[version.Digest]bool{})
+	w.flush()
+	after, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !os.SameFile(before, after) {
+		t.Error("the numbers were written though the state's name tells them")
+	}
+	if got := d.load(); got.Served != 2 || len(got.Good) != 2 || got.HighestEpoch != 3 {
+		t.Errorf("remembers %+v", got)
+	}
+}
+
+// Two snapshots share a chunk that is not on disk yet. The first is dropped:
+// what the second needs stays.
+func TestSharedChunkOutlivesItsFirstSnapshot(t *testing.T) {
+	d := testDisk(t)
+	w := newWriter(d, "v1", d.log)
+	w.load()
+	one, p := packedSnapshot(t, "one")
+	p.needs = chunksOf(one.Manifest)
+	w.hold(one.Digest, p)
+	two := ref(2).Digest
+	w.expect(two, p.needs) // it found the chunk on its way to the disk
+	w.remember(remembered(1), map[version.Digest]bool{two: true})
+	w.hold(two, packed{manifest: []byte("two"), needs: p.needs})
+	w.flush()
+	for _, c := range p.needs {
+		if _, err := d.chunk("f1", c); err != nil {
+			t.Errorf("chunk %s: %v", c.Short(), err)
+		}
+		if len(w.chunks) != 0 || !w.hasChunk(c) {
+			t.Error("its bytes are held still, or it is not known to be there")
+		}
+	}
+	if _, err := w.manifest(one.Digest); err == nil {
+		t.Error("the first is there")
+	}
+}
+
+// Trials leave nothing behind but crashes, and one that begins again before its
+// end was written stays open.
+func TestTrialsLeaveNothingBehind(t *testing.T) {
+	d := testDisk(t)
+	w := newWriter(d, "v1", d.log)
+	w.load()
+	for i := range 20 {
+		on := map[version.Digest]bool{ref(i).Digest: true}
+		w.try(on)
+		w.write(false)
+		w.try(nil)
+		w.try(on)
+		w.flush()
+		if _, err := os.Stat(d.trialFile(ref(i).Digest)); err != nil {
+			t.Fatalf("trial %d: %v", i, err)
+		}
+	}
+	w.try(nil)
+	w.flush()
+	if files, _ := os.ReadDir(filepath.Dir(d.trialFile(version.Digest{}))); len(files)+len(w.trials)+len(w.onDisk) != 0 {
+		t.Errorf("%d trials on disk, %d known", len(files), len(w.trials))
 	}
 }

@@ -10,6 +10,46 @@ import (
 	"routerd.dev/internal/store"
 )
 
+// heardWithin is within what time the watch says something, be it that nothing
+// changed. One that does not is given up: something in this process is stuck.
+const heardWithin = 13 * time.Second
+
+var errSilent = errors.New("the watch says nothing")
+
+// follow has the group watched until ctx ends, by a new watch whenever the
+// loop gave one up.
+func (p *loop) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		watching, end := context.WithCancel(ctx)
+		p.tell(ctx, func() { p.unwatch, p.heard = end, time.Now() })
+		// Its only error is the context's.
+		_ = p.deps.Store.WatchGroup(watching, p.core.group, p.o.Watch, func(st groupState) {
+			p.tell(watching, func() { p.heard = time.Now(); p.sawState(st, false, 0) })
+		})
+		end()
+	}
+}
+
+// listen gives up a watch that says nothing, and has the group read meanwhile.
+// It returns when to look next.
+func (p *loop) listen(now time.Time) time.Time {
+	if p.unwatch == nil {
+		return time.Time{}
+	}
+	if next := p.heard.Add(p.o.Heard); next.After(now) {
+		return next
+	}
+	if p.etcd.Reachable {
+		p.log.Error("the watch says nothing, making a new one", "since", p.heard)
+		p.sawState(groupState{Err: errSilent, StaleSince: p.heard}, false, 0) // until a read tells otherwise
+	}
+	p.unwatch()
+	p.heard = now
+	p.core.doubt = true
+	p.again = true
+	return time.Time{}
+}
+
 // confirm reads the group linearizably when the core doubts what it saw.
 func (p *loop) confirm(ctx context.Context, doubt bool, now time.Time) {
 	if !doubt || p.confirming || now.Before(p.confirmAt) {
@@ -36,20 +76,26 @@ func (p *loop) sawState(st groupState, confirmed bool, after int) {
 	if st.Err != nil {
 		if p.etcd.Reachable {
 			p.etcd.Reachable, p.etcd.Since = false, st.StaleSince
-			p.log.Warn("etcd does not answer, serving on", "since", st.StaleSince, "error", st.Err)
+			p.log.Warn("etcd does not answer, serving on", "since", st.StaleSince, "err", st.Err)
 		}
 		p.etcd.Error = line(st.Err.Error())
 		return
 	}
 	p.contact(now)
 	if broken := p.unreadable(st); broken != "" {
-		if p.logged != broken {
+		if p.broken == "" {
+			p.brokenSince = now
+		}
+		if p.broken != broken {
 			p.log.Error("a record cannot be read; what was known before stands", "why", broken)
 		}
-		p.logged = broken
+		p.broken = broken
 		return
 	}
-	p.logged = ""
+	if p.broken != "" {
+		p.broken = ""
+		p.core.contact() // etcd tells again what is in force
+	}
 	frozen := p.core.frozen
 	if st.At >= p.state.At || confirmed {
 		p.state = st
@@ -93,6 +139,7 @@ func (p *loop) joined() {
 	p.etcd.Error, p.twin = "", false
 	p.core.registered = true
 	p.core.contact()
+	p.meter.resend()
 	p.log.Info("joined")
 }
 
@@ -103,18 +150,29 @@ func (p *loop) lost(left bool) {
 	}
 }
 
-func (p *loop) said(r rollout.Ready, admitted bool) {
+func (p *loop) said(r rollout.Ready, admitted, out bool) {
 	if admitted {
 		p.core.admitted = true
 	}
+	if out {
+		p.core.stepped(time.Now())
+		p.log.Error("out of traffic until what is committed can be served", "why", p.core.behind(time.Now()))
+	}
 	p.etcd.Contact = time.Now()
 	p.log.Debug("ready", "nonce", r.Nonce, "refused", r.Refused, "why", r.Why)
+}
+
+// floor tells that it has to stay in traffic although it cannot serve what is
+// committed.
+func (p *loop) floor(err error) {
+	p.core.mayNot(time.Now())
+	p.log.Warn("what is committed cannot be served, and the group spares no other instance: serving what there is", "err", err)
 }
 
 func (p *loop) joinFailed(err error) {
 	p.twin = errors.Is(err, store.ErrTwin)
 	if now := line(err.Error()); p.etcd.Error != now {
 		p.etcd.Error = now
-		p.log.Warn("cannot join, trying again", "error", err)
+		p.log.Warn("cannot join, trying again", "err", err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/goleak"
 
+	"routerd.dev/internal/analysis"
 	"routerd.dev/internal/engine"
 	"routerd.dev/internal/middleware"
 	"routerd.dev/internal/proxy"
@@ -119,6 +120,8 @@ type fleet struct {
 	store  *store.Store
 	raw    *clientv3.Client
 	number int64
+	slow   func(Snapshots) Snapshots // nil: as etcd is
+	wrap   func(*store.Store) Store  // nil: as it is
 }
 
 func newFleet(t *testing.T, e *etcd) *fleet {
@@ -284,8 +287,13 @@ func (m *member) Swap(s *engine.Serving) {
 	m.front.Swap(s)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.swapped = append(m.swapped, *s)
+	if n := len(m.swapped); n == 0 || m.swapped[n-1].Epoch != s.Epoch || m.swapped[n-1].Stable != s.Stable || m.swapped[n-1].Candidate != s.Candidate {
+		m.swapped = append(m.swapped, *s) // else only what is held changed
+	}
 }
+
+func (m *member) Keys() (stable, candidate analysis.KeySet) { return m.front.Keys() }
+func (m *member) TokenCounts() engine.TokenCounts           { return m.front.TokenCounts() }
 
 // epochs are those that were served, in order.
 func (m *member) epochs() []int64 {
@@ -357,9 +365,17 @@ func (f *fleet) start(o Options) *member {
 	f.t.Helper()
 	m := &member{t: f.t, front: engine.NewSwitch(engine.FrontOptions{}), done: make(chan error, 1)}
 	s := f.open()
+	var snapshots Snapshots = s
+	if f.slow != nil {
+		snapshots = f.slow(s)
+	}
+	var records Store = s
+	if f.wrap != nil {
+		records = f.wrap(s)
+	}
 	var err error
 	m.Agent, err = New(Deps{
-		Store: s, Snapshots: s, Switch: m, Library: engine.NewLibrary(proxy.Options{}, middleware.Env{}), Cache: version.NewCache(100),
+		Store: records, Snapshots: snapshots, Switch: m, Library: engine.NewLibrary(proxy.Options{}, middleware.Env{}), Cache: version.NewCache(100),
 	}, o)
 	if err != nil {
 		f.t.Fatal(err)
@@ -372,6 +388,26 @@ func (f *fleet) start(o Options) *member {
 }
 
 func (f *fleet) join(name string) *member { return f.start(f.options(name)) }
+
+// bareLoop is a loop that runs nothing.
+func bareLoop(t *testing.T, o Options) *loop {
+	t.Helper()
+	a, err := New(Deps{
+		Store: &store.Store{}, Snapshots: &store.Store{}, Switch: &member{front: engine.NewSwitch(engine.FrontOptions{})},
+		Library: engine.NewLibrary(proxy.Options{}, middleware.Env{}), Cache: version.NewCache(1),
+	}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newLoop(a)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 func holdsAll(s Status, refs ...version.Ref) bool {
 	return !slices.ContainsFunc(refs, func(r version.Ref) bool { return !slices.Contains(s.Holds, r.Digest) })

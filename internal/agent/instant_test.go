@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"routerd.dev/internal/analysis"
 	"routerd.dev/internal/engine"
 	"routerd.dev/internal/middleware"
 	"routerd.dev/internal/proxy"
@@ -51,6 +52,9 @@ func (s *swaps) Swap(v *engine.Serving) {
 	s.at = append(s.at, time.Now())
 	s.epochs = append(s.epochs, v.Epoch)
 }
+
+func (*swaps) Keys() (stable, candidate analysis.KeySet) { return stable, candidate }
+func (*swaps) TokenCounts() engine.TokenCounts           { return engine.TokenCounts{} }
 
 // inBubble runs a loop that serves epoch 1 and holds revisions 1 to 3, without
 // etcd and disk; the clock is the bubble's.

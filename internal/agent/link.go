@@ -25,6 +25,7 @@ type wish struct {
 	ready   *rollout.Ready   // nil: say nothing
 	report  rollout.Report
 	init    bool // make a fleet: there is none, and this instance never served one
+	out     bool // ready.Evicted is its own wish: as the group's floor allows
 	serving bool
 }
 
@@ -43,6 +44,7 @@ type link struct {
 	leave    <-chan struct{}   // closed to give the lease back
 
 	mu      sync.Mutex
+	current *store.Membership // nil while there is none
 	wish    wish
 	changed chan struct{} // closed and replaced with each wish
 }
@@ -62,6 +64,23 @@ func (l *link) get() (wish, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.wish, l.changed
+}
+
+// measure writes what was counted, if the instance is registered.
+func (l *link) measure(ctx context.Context, r rollout.Measure) error {
+	l.mu.Lock()
+	m := l.current
+	l.mu.Unlock()
+	if m == nil {
+		return errors.New("not registered")
+	}
+	return m.Measure(ctx, r)
+}
+
+func (l *link) registered(m *store.Membership) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.current = m
 }
 
 // run joins, and joins again whenever the membership is lost, until ctx ends
@@ -95,7 +114,7 @@ func (l *link) run(ctx context.Context) error {
 			now := time.Now()
 			if twin.IsZero() {
 				twin = now.Add(max(t.Expires, l.ttl) + time.Second)
-				l.log.Warn("the instance name is taken, waiting for its lease to end", "error", err)
+				l.log.Warn("the instance name is taken, waiting for its lease to end", "err", err)
 			} else if now.After(twin) {
 				return err
 			}
@@ -156,6 +175,8 @@ func (l *link) reached(ctx context.Context) bool {
 // member says what is wished under one membership until that is lost; true
 // when the link is to end.
 func (l *link) member(ctx context.Context, m *store.Membership) (over bool) {
+	l.registered(m)
+	defer l.registered(nil)
 	l.tell(func(p *loop) { p.joined() })
 	mctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -173,7 +194,7 @@ func (l *link) member(ctx context.Context, m *store.Membership) (over bool) {
 	end, done := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 	defer done()
 	if err := m.Leave(end); err != nil {
-		l.log.Warn("the lease could not be given back, it ends by itself", "error", err)
+		l.log.Warn("the lease could not be given back, it ends by itself", "err", err)
 	}
 	l.tell(func(p *loop) { p.lost(over) })
 	return over
@@ -192,25 +213,35 @@ func (l *link) say(ctx context.Context, m *store.Membership) {
 		if r == nil && said != nil {
 			r = &rollout.Ready{} // what was said holds no more
 		}
-		if r != nil && (said == nil || *said != *r) {
-			admit := !admitted && r.Nonce != "" && !r.Refused
+		if r != nil && (said == nil || !said.Equal(r)) {
+			admit := !admitted && r.Nonce != "" && !r.Refused && !r.Evicted
 			var err error
-			if admit {
-				err = m.Admit(ctx, w.state, r.Nonce)
-			} else {
+			out := w.out && r.Evicted && (said == nil || !said.Evicted) // else it has its place already
+			if out {
+				r = &rollout.Ready{Instance: r.Instance, Group: r.Group, Nonce: r.Nonce, Evicted: true} // the rest follows
+			}
+			switch {
+			case admit:
+				err = m.Admit(ctx, w.state, r.Nonce, r.Lacks...)
+			case out:
+				err = m.StepOut(ctx, r.Nonce)
+			default:
 				err = m.Put(ctx, *r)
 			}
 			switch {
 			case err == nil:
 				said, admitted, pause = r, admitted || admit, firstPause
-				l.tell(func(p *loop) { p.said(*r, admit) })
+				l.tell(func(p *loop) { p.said(*r, admit, out) })
+			case errors.Is(err, store.ErrFloor):
+				l.tell(func(p *loop) { p.floor(err) }) // it wishes something else then
+				again = time.After(jitter(longestPause))
 			case ctx.Err() != nil, errors.Is(err, store.ErrLostMembership):
 				return // Lost says so too
 			default:
 				if errors.Is(err, store.ErrStale) {
 					l.tell(func(p *loop) { p.core.doubt = true }) // read again
 				} else {
-					l.log.Warn("readiness could not be written, trying again", "error", err)
+					l.log.Warn("readiness could not be written, trying again", "err", err)
 					said = nil // it may have been written all the same
 				}
 				again = time.After(jitter(pause))
@@ -226,6 +257,16 @@ func (l *link) say(ctx context.Context, m *store.Membership) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// pace is how often to report when nothing changes: in a group of thousands
+// less often, or reports would be most of what etcd does.
+func (l *link) pace(w wish) time.Duration {
+	a := w.state.Assignment
+	if a == nil {
+		return l.every
+	}
+	return max(l.every, measureShare*time.Duration(a.Ready))
 }
 
 // report tells how the instance is: at once when what it serves changed, soon
@@ -267,13 +308,13 @@ func (l *link) report(ctx context.Context, m *store.Membership) {
 		case ctx.Err() != nil, errors.Is(err, store.ErrLostMembership):
 			return
 		case err != nil:
-			l.log.Debug("report could not be written", "error", err)
+			l.log.Debug("report could not be written", "err", err)
 			if !l.pause(ctx, jitter(longestPause)) {
 				return
 			}
 		default:
 			last, changedAt = r, time.Time{}
-			next = time.Now().Add(jitter(l.every))
+			next = time.Now().Add(jitter(l.pace(w)))
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -27,6 +28,8 @@ type loop struct {
 	started time.Time
 
 	state    groupState // newest read
+	heard    time.Time  // when the watch said something last
+	unwatch  func()     // ends the watch; nil before there is one
 	etcd     Etcd
 	wished   *rollout.Ready
 	skew     time.Duration // of the last switch
@@ -34,39 +37,47 @@ type loop struct {
 	asked    rollout.Nonce // the prepare that is timed
 	askedAt  time.Time
 
-	jobs     chan *work
-	building *work // nil while the worker has nothing to do
+	worker   *worker   // nil once builds hung in this process
+	building *work     // nil while the worker has nothing to do
+	lookAt   time.Time // for its signs of life: not before
+	hung     int       // builds that were given up
+	again    bool      // the core knows more than the plan that is carried out
 
 	confirms   sync.WaitGroup
 	confirming bool
 	confirmAt  time.Time // not before
 
+	meter *meter
+
+	holding  chan error // tells whoever waits for core.pinning to be held
+	nagAt    time.Time  // when the log is to say next that a pin is in force
+	rereadAt time.Time  // not before, for clients' sake
+	changed  bool       // engines came or went since the front end was told
+
 	twin      bool // the name is another's, or was until it crashed
 	saved     memory
 	savedKeep map[version.Digest]bool
-	logged    string
-}
 
-// work is a job for the worker, with what to build on.
-type work struct {
-	job
-	ctx      context.Context
-	cancel   context.CancelFunc
-	previous *engine.Engine
-	tried    <-chan struct{}
+	broken      string // the record that cannot be read, and why; empty when all can
+	brokenSince time.Time
 }
 
 func newLoop(a *Agent) *loop {
 	now := time.Now()
 	p := &loop{
 		Agent: a, core: newCore(a.o.Who.Instance, a.o.Who.Group), engines: map[version.Digest]*engine.Engine{},
-		events: make(chan func(), 16), jobs: make(chan *work), started: now, etcd: Etcd{Since: now},
+		events: make(chan func(), 16), started: now, etcd: Etcd{Since: now},
 	}
 	who := a.o.Who
 	who.Started = now.UTC()
 	p.link = &link{
 		store: a.deps.Store, who: who, ttl: a.o.LeaseTTL, every: a.o.ReportEvery, log: a.log, counts: a.o.Counts, progress: a.progress.Load,
 		leave: a.leave, changed: make(chan struct{}),
+	}
+	p.core.evictDelay = a.o.EvictDelay
+	p.meter = &meter{
+		compare: a.deps.Library.Counters.Compare, keys: a.deps.Switch.Keys, send: p.link.measure,
+		every: a.o.MeasureEvery, log: a.log, changed: make(chan struct{}),
 	}
 	return p
 }
@@ -85,7 +96,15 @@ func (p *loop) run(ctx context.Context) {
 	p.core.remember(m, quarantined)
 	p.saved = p.core.memory()
 	for _, d := range quarantined {
-		p.log.Error("a digest is quarantined: it crashed this process twice; the last good revision is served instead", "digest", d.Short())
+		n := p.disk.crashes(d)
+		p.core.notYet[d] = p.started.Add(lastResortPause(n))
+		p.log.Error("a digest is quarantined: it crashed this process; the last good revision is served instead, or it after a while where there is none; routerd ctl forgive ends that",
+			"digest", d.Short(), "crashes", n)
+	}
+	if pin, err := loadPin(p.o.StateDir, p.core.group); err != nil {
+		p.log.Error("an order to pin this instance cannot be read: serving what the group is assigned", "err", err)
+	} else {
+		p.core.pin = pin
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -95,6 +114,10 @@ func (p *loop) run(ctx context.Context) {
 		select {
 		case f := <-p.events:
 			f()
+		case f := <-p.orders:
+			f(p)
+		case <-p.behind:
+			p.reread(time.Now())
 		case <-timer.C:
 		case <-ctx.Done():
 			if p.building != nil {
@@ -117,12 +140,20 @@ func (p *loop) act(ctx context.Context) time.Time {
 		plan = p.core.plan(now)
 	}
 	p.drop(plan.keep)
+	p.hand()
+	p.held()
+	look, listen := p.watch(ctx, now), p.listen(now)
 	p.steer(ctx, plan, now)
 	p.time(now)
 	p.confirm(ctx, plan.confirm, now)
 	p.remember(plan.keep)
 	p.say(plan.ready, now)
+	p.meter.follow(p.comparison())
 
+	if p.again {
+		p.again = false
+		return now
+	}
 	wake := now.Add(staleSweep)
 	sooner := func(t time.Time) {
 		if !t.IsZero() && t.Before(wake) {
@@ -130,6 +161,9 @@ func (p *loop) act(ctx context.Context) time.Time {
 		}
 	}
 	sooner(plan.wake)
+	sooner(look)
+	sooner(listen)
+	sooner(p.nag(now))
 	if plan.confirm && !p.confirming {
 		sooner(p.confirmAt)
 	}
@@ -150,14 +184,19 @@ func (p *loop) reach(now time.Time) {
 	if p.core.serving != nil || p.core.fromDisk || p.etcd.Since.Add(p.o.JoinTimeout).After(now) {
 		return
 	}
-	if p.twin || (p.etcd.Reachable && p.etcd.Error == "") {
+	if p.twin || (p.etcd.Reachable && p.etcd.Error == "" && p.broken == "") {
 		return
 	}
-	p.core.outOfReach(p.etcd.Reachable)
+	// A record that cannot be read tells nothing, as if etcd were away (I10).
+	p.core.outOfReach(p.etcd.Reachable && p.broken == "")
+	why := cmp.Or(p.broken, p.etcd.Error)
+	if why == "" {
+		why = "it has not answered yet"
+	}
 	if p.core.remembered() != nil {
-		p.log.Warn("etcd does not let this instance join, serving what is remembered on disk", "timeout", p.o.JoinTimeout, "error", p.etcd.Error)
+		p.log.Warn("etcd does not let this instance join, serving what is remembered on disk", "timeout", p.o.JoinTimeout, "err", why)
 	} else {
-		p.log.Warn("etcd does not let this instance join and nothing is remembered on disk: nothing is served", "timeout", p.o.JoinTimeout, "error", p.etcd.Error)
+		p.log.Warn("etcd does not let this instance join and nothing is remembered on disk: nothing is served", "timeout", p.o.JoinTimeout, "err", why)
 	}
 }
 
@@ -165,36 +204,68 @@ func (p *loop) reach(now time.Time) {
 func (p *loop) swap(s *serving) {
 	began := time.Now()
 	from := p.core.serving
-	v := &engine.Serving{
-		Fleet: p.core.fleet, Group: p.core.group, Instance: p.core.instance, Epoch: s.Epoch,
-		Stable: p.engines[s.stable.Digest],
-	}
-	if c := s.candidate; c != nil {
-		v.Candidate, v.Permyriad, v.Salt, v.Key = p.engines[c.Digest], c.Permyriad, c.Salt, c.Key
-	}
-	p.deps.Switch.Swap(v)
+	p.deps.Switch.Swap(p.serves(s))
 	done := time.Now()
 	p.core.switched(s, done)
 
 	ctx := context.Background()
 	p.metrics.switches.Add(ctx, 1, p.metrics.attrs)
 	p.metrics.swap.Record(ctx, done.Sub(began).Seconds(), p.metrics.attrs)
-	if from != nil && s.source == SourceEtcd {
+	if from != nil && from.Epoch < s.Epoch && s.source == SourceEtcd {
 		p.skew = done.Sub(s.Instant)
 		p.metrics.skew.Record(ctx, p.skew.Seconds(), p.metrics.attrs)
 	}
 	args := []any{"epoch", s.Epoch, "revision", s.main().Number, "digest", s.main().Digest.Short(), "source", s.source}
-	if from != nil {
+	if from != nil && from.Epoch < s.Epoch {
 		args = append(args, "skew", p.skew)
 	}
 	if s.Override != nil {
 		args = append(args, "override", s.Override.Why)
+	}
+	if s.pinned {
+		p.log.Error("switched: pinned, so the revision stays", args...)
+		return
 	}
 	if s.fallback {
 		p.log.Error("switched to the last good revision: the epoch's own is quarantined here", args...)
 		return
 	}
 	p.log.Info("switched", args...)
+}
+
+// serves is what the front end is to know of s.
+func (p *loop) serves(s *serving) *engine.Serving {
+	v := &engine.Serving{
+		Fleet: p.core.fleet, Group: p.core.group, Instance: p.core.instance, Epoch: s.Epoch,
+		Stable: p.engines[s.stable.Digest].As(s.stable.Number),
+	}
+	if !s.pinned { // then nothing else may serve
+		v.Held = maps.Clone(p.engines)
+	}
+	if c := s.candidate; c != nil {
+		v.Candidate, v.Permyriad, v.Salt, v.Key = p.engines[c.Digest].As(c.Number), c.Permyriad, c.Salt, c.Key
+		v.Match = engine.Match(matchOf(c))
+	}
+	p.changed = false
+	return v
+}
+
+// hand tells the front end of engines that came or went since the switch: a
+// client that is ahead is served by what is held. Nothing else changes for it.
+func (p *loop) hand() {
+	if p.changed && p.core.serving != nil {
+		p.meter.keepKeys()
+		p.deps.Switch.Swap(p.serves(p.core.serving))
+	}
+}
+
+// reread has the group read linearizably, because a client knows more.
+func (p *loop) reread(now time.Time) {
+	if now.Before(p.rereadAt) || p.core.serving == nil {
+		return
+	}
+	p.rereadAt = now.Add(rereadEvery)
+	p.core.doubt = true
 }
 
 // drop lets go of the engines that nobody asks for any more. Requests under
@@ -205,7 +276,7 @@ func (p *loop) drop(keep map[version.Digest]bool) {
 		if !keep[d] {
 			delete(p.engines, d)
 			p.core.dropped(d)
-			dropped = true
+			dropped, p.changed = true, true
 		}
 	}
 	// While something is compiled, what it took out of the library is not yet
@@ -224,6 +295,9 @@ func (p *loop) steer(ctx context.Context, plan plan, now time.Time) {
 		}
 		return
 	}
+	if p.worker == nil {
+		plan.build = p.giveBack(plan.build, now)
+	}
 	if len(plan.build) == 0 {
 		p.try(nil)
 		p.progress.Store(p.waiting(now))
@@ -233,8 +307,8 @@ func (p *loop) steer(ctx context.Context, plan plan, now time.Time) {
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	p.stage(w.job, StageFetching)
 	select {
-	case p.jobs <- w: // the worker waits for it
-		p.building = w
+	case p.worker.jobs <- w: // the worker waits for it
+		p.building, p.lookAt = w, now.Add(hangLook)
 	case <-ctx.Done():
 		w.cancel()
 	}
@@ -247,7 +321,9 @@ func (p *loop) worthwhile(w *work, wanted []job) bool {
 		return false
 	}
 	t := p.core.target
-	if t != nil && wanted[0].nonce == t.Nonce && w.nonce != t.Nonce && wanted[0].Digest != w.Digest {
+	// One that failed before may fail for ever: it waits for what would come instead of it.
+	urgent := t != nil && wanted[0].nonce == t.Nonce && !p.core.failed[wanted[0].Digest].permanent
+	if urgent && w.nonce != t.Nonce && wanted[0].Digest != w.Digest {
 		return false
 	}
 	return slices.ContainsFunc(wanted, func(j job) bool { return j.Digest == w.Digest })
@@ -273,8 +349,9 @@ func (p *loop) stage(j job, stage string) {
 // served.
 func (p *loop) try(compiling *version.Digest) <-chan struct{} {
 	on := map[version.Digest]bool{}
+	var built []version.Digest
 	if compiling != nil {
-		on[*compiling] = true
+		on[*compiling], built = true, []version.Digest{*compiling}
 	}
 	if v := p.core.serving; v != nil {
 		for _, r := range v.refs() {
@@ -288,7 +365,7 @@ func (p *loop) try(compiling *version.Digest) <-chan struct{} {
 			}
 		}
 	}
-	return p.disk.try(on)
+	return p.disk.try(on, built...)
 }
 
 // base is the engine to build on: most of a new revision is what is served.
@@ -303,18 +380,23 @@ func (p *loop) base() *engine.Engine {
 }
 
 // builds is the worker: one build at a time.
-func (p *loop) builds(ctx context.Context) {
+func (p *loop) builds(ctx context.Context, jobs <-chan *work) {
 	b := &builder{
 		snapshots: p.deps.Snapshots, disk: p.disk, cache: p.deps.Cache, library: p.deps.Library,
 		capabilities: p.o.Capabilities, options: p.o.Compile, timeout: p.o.BuildTimeout,
 	}
 	for {
 		select {
-		case w := <-p.jobs:
-			e, err := b.build(w.ctx, w.Ref, w.previous, w.tried, func(stage string) { p.stage(w.job, stage) })
+		case w := <-jobs:
+			b.options.Budget.Beat = func() { w.beats.Add(1) }
+			e, err := b.build(w.ctx, w.Ref, w.previous, w.tried, func(stage string) { w.stage(p, stage) })
 			superseded := w.ctx.Err() != nil
 			w.cancel()
-			p.tell(ctx, func() { p.built(w.job, e, err, superseded) })
+			p.tell(ctx, func() {
+				if p.building == w { // else it was given up
+					p.built(w.job, e, err, superseded)
+				}
+			})
 		case <-ctx.Done():
 			return
 		}
@@ -330,15 +412,20 @@ func (p *loop) built(j job, e *engine.Engine, err error, superseded bool) {
 	switch {
 	case err == nil:
 		p.engines[j.Digest] = e
+		p.changed = true
 		p.core.built(j.Digest)
 	case superseded:
 	case errors.As(err, &r):
-		p.core.refused(j, err.Error(), true, time.Now())
+		if r.shortage {
+			p.core.lacks(j, err.Error(), time.Now())
+		} else {
+			p.core.refused(j, err.Error(), true, time.Now())
+		}
 		p.metrics.refused.Add(context.Background(), 1, p.metrics.attrs)
-		p.log.Error("a digest cannot be held", "revision", j.Number, "digest", j.Digest.Short(), "nonce", j.nonce, "error", line(err.Error()))
+		p.log.Error("a digest cannot be held", "revision", j.Number, "digest", j.Digest.Short(), "nonce", j.nonce, "err", line(err.Error()))
 	default:
 		p.core.refused(j, err.Error(), false, time.Now())
-		p.log.Warn("a digest could not be fetched, trying again", "revision", j.Number, "digest", j.Digest.Short(), "error", line(err.Error()))
+		p.log.Warn("a digest could not be fetched, trying again", "revision", j.Number, "digest", j.Digest.Short(), "err", line(err.Error()))
 	}
 	p.keepUsed()
 }
@@ -371,6 +458,7 @@ func (p *loop) time(now time.Time) {
 		}
 		if p.disk.prove(ds...) {
 			p.saved = memory{} // what is proven is remembered, too
+			p.core.forgive(ds...)
 		}
 	}
 }
@@ -394,11 +482,11 @@ func (p *loop) say(ready *rollout.Ready, now time.Time) {
 	s := p.snapshot(now)
 	p.status.Store(&s)
 	r := s.report()
-	if ready != nil && !ready.Refused {
+	if ready != nil && ready.Whole() {
 		r.Nonce = ready.Nonce
 	}
 	p.link.set(wish{
-		state: p.state, ready: ready, report: r, serving: p.core.serving != nil,
+		state: p.state, ready: ready, report: r, serving: p.core.serving != nil, out: p.core.asking || p.core.own,
 		init: p.state.At > 0 && p.state.FleetID == "" && p.core.floor == 0 && len(p.core.good) == 0,
 	})
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/noop"
 
+	"routerd.dev/internal/analysis"
 	"routerd.dev/internal/engine"
 	"routerd.dev/internal/rollout"
 	"routerd.dev/internal/store"
@@ -37,6 +39,10 @@ type Snapshots interface {
 // A Swapper serves requests by what it was given last. *engine.Switch is one.
 type Swapper interface {
 	Swap(s *engine.Serving)
+	// Keys returns which clients' keys either side was asked by since the last Swap.
+	Keys() (stable, candidate analysis.KeySet)
+	// TokenCounts returns what came of clients' tokens so far.
+	TokenCounts() engine.TokenCounts
 }
 
 // Deps are what an agent works with; all are needed.
@@ -57,13 +63,32 @@ type Options struct {
 	// processes must not share one.
 	StateDir string
 
+	// CrashNote has the runtime write what it says when it dies into a file, too, which
+	// is closed afterwards: debug.SetCrashOutput. That is the process's: of several agents
+	// in it the last one has it. Nil: a crash in service cannot be told from a kill and does not count.
+	CrashNote func(*os.File) error
+
 	JoinTimeout  time.Duration // without etcd for so long, a start serves from disk; 0 for 5 s
 	LeaseTTL     time.Duration // 0 for store.DefaultTTL
 	BuildTimeout time.Duration // for preparing one digest; 0 for 1 min
 	ReportEvery  time.Duration // with up to half as much again at random; 0 for 5 s
 	Healthy      time.Duration // a digest served for so long has proven itself; 0 for 10 s
 
-	Watch   store.WatchOptions
+	// ScrubEvery is how often it is looked whether the disk has what it should, with
+	// up to half as much again at random; 0 for 5 s.
+	ScrubEvery time.Duration
+
+	// MeasureEvery is how often what was counted of a comparison is written, in
+	// a small group; 0 for 1 s. In large ones it is less often.
+	MeasureEvery time.Duration
+	// EvictDelay is how long after turning its readiness off, as it was told to, the
+	// instance says so: for balancers to notice.
+	EvictDelay time.Duration
+
+	Watch store.WatchOptions
+	// Heard is within what time the watch has to say something, be it that nothing
+	// changed; longer than half as much again as Watch.Reread. 0 for 13 s.
+	Heard   time.Duration
 	Compile engine.Options // Previous is the agent's to set
 
 	// Capabilities are what this build can do; nil for engine.Capabilities. A
@@ -88,6 +113,9 @@ func (o Options) withDefaults() Options {
 	def(&o.BuildTimeout, time.Minute)
 	def(&o.ReportEvery, 5*time.Second)
 	def(&o.Healthy, 10*time.Second)
+	def(&o.MeasureEvery, time.Second)
+	def(&o.Heard, heardWithin)
+	def(&o.ScrubEvery, scrubEvery)
 	if o.Capabilities == nil {
 		o.Capabilities = engine.Capabilities()
 	}

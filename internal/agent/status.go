@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"time"
 
 	"routerd.dev/internal/rollout"
@@ -37,8 +38,12 @@ type Status struct {
 	Stale       string            `json:"stale,omitempty"`
 	StaleSince  time.Time         `json:"staleSince,omitzero"`
 	Quarantined []version.Digest  `json:"quarantined,omitempty"`
-	Pinned      version.Digest    `json:"pinned,omitzero"`
-	Disk        string            `json:"disk,omitempty"` // why the disk does not remember
+	Evicted     bool              `json:"evicted,omitempty"` // out of traffic, as the group's controller wished, or by its own wish
+	Out         string            `json:"out,omitempty"`     // why by its own wish: what is committed cannot be served
+	Pinned      version.Digest    `json:"pinned,omitzero"`   // served because of Pin, whatever is committed
+	Pin         *Pin              `json:"pin,omitempty"`     // an operator's order; not obeyed while Pinned is absent
+	Lacks       []rollout.Lack    `json:"lacks,omitempty"`   // what cannot be had of the set in force; it is tried again
+	Disk        string            `json:"disk,omitempty"`    // why the disk does not remember
 
 	HighestEpoch    int64 `json:"highestEpoch"`
 	HighestRevision int64 `json:"highestRevision"`
@@ -82,10 +87,11 @@ type Readiness struct {
 	Why    string `json:"why"`              // in words, also when it is ready
 	Source Origin `json:"source,omitempty"` // of the epoch served
 	Epoch  int64  `json:"epoch,omitempty"`
+	Pinned *Pin   `json:"pinned,omitempty"` // the order that decides what is served
 }
 
 // Ready tells whether the instance serves a committed epoch, or one remembered
-// on disk, and is not draining.
+// on disk, is not draining and not evicted.
 func (a *Agent) Ready() Readiness {
 	s := a.Status()
 	switch {
@@ -100,11 +106,20 @@ func (a *Agent) Ready() Readiness {
 			why += ": " + s.Etcd.Error
 		}
 		return Readiness{Why: why}
-	case s.Serving.Source == SourceDisk:
-		return Readiness{Ready: true, Why: "serving an epoch remembered on disk", Source: SourceDisk, Epoch: s.Serving.Epoch}
-	default:
-		return Readiness{Ready: true, Why: "serving a committed epoch", Source: SourceEtcd, Epoch: s.Serving.Epoch}
+	case s.Out != "":
+		return Readiness{Why: "out of traffic until it serves what is committed: " + s.Out, Source: s.Serving.Source, Epoch: s.Serving.Epoch}
+	case s.Evicted:
+		return Readiness{Why: "evicted: it was too slow for a prepare; ready again once it serves what is committed", Source: s.Serving.Source, Epoch: s.Serving.Epoch}
 	}
+	r := Readiness{Ready: true, Why: "serving a committed epoch", Source: s.Serving.Source, Epoch: s.Serving.Epoch}
+	if r.Source == SourceDisk {
+		r.Why = "serving an epoch remembered on disk"
+	}
+	if !s.Pinned.IsZero() {
+		r.Pinned = s.Pin
+		r.Why = fmt.Sprintf("PINNED by an operator to revision %d (%s), whatever epoch %d is", s.Serving.Revision, s.Pinned.Short(), r.Epoch)
+	}
+	return r
 }
 
 // snapshot makes what Status and the report say, of what the loop knows.
@@ -116,28 +131,41 @@ func (p *loop) snapshot(now time.Time) Status {
 		Refused: c.refusal, Frozen: c.frozen, Quarantined: sortedDigests(c.quarantined),
 		HighestEpoch: c.highestEpoch, HighestRevision: c.highestRevision,
 		SkewMicros: p.skew.Microseconds(), PrepareMicros: p.prepared.Microseconds(), Etcd: p.etcd,
+		Evicted: !c.evicted.IsZero(), Pin: c.pin, Lacks: c.sickness(),
 	}
 	if v := c.serving; v != nil {
 		s.Serving = &Serving{
 			Serving: rollout.Serving{Epoch: v.Epoch, Revision: v.main().Number, Digest: v.main().Digest, Since: v.since},
 			Source:  v.source, Candidate: v.candidate, Fallback: v.fallback,
 		}
+		if v.pinned {
+			s.Pinned = v.stable.Digest
+		}
 	}
 	if r := p.wished; r != nil {
 		switch {
 		case r.Nonce == "":
 			s.Ready = "none"
+		case len(r.Lacks) > 0 && !r.Evicted:
+			s.Ready = "lacks " + string(r.Nonce)
+		case r.Evicted:
+			s.Ready = "evicted " + string(r.Nonce)
 		case r.Refused:
 			s.Ready = "refused " + string(r.Nonce) + " " + r.Why
 		default:
 			s.Ready = string(r.Nonce)
 		}
 	}
+	if c.own {
+		s.Out = c.behind(now)
+	}
 	switch behind := c.behind(now); {
 	case !p.etcd.Reachable:
 		s.Stale, s.StaleSince = "no answer from etcd since "+p.etcd.Since.UTC().Format(time.RFC3339), p.etcd.Since
 	case behind != "":
 		s.Stale, s.StaleSince = behind, c.activate
+	case p.broken != "":
+		s.Stale, s.StaleSince = "a record in etcd cannot be read: "+p.broken, p.brokenSince
 	case c.serving != nil && !c.registered && p.etcd.Error != "":
 		s.Stale, s.StaleSince = "not registered: "+p.etcd.Error, p.etcd.Since
 	}
@@ -150,7 +178,7 @@ func (s *Status) report() rollout.Report {
 		Instance: s.Instance, Group: s.Group, Boot: s.Boot,
 		Holds: s.Holds, HighestEpoch: s.HighestEpoch, HighestRevision: s.HighestRevision,
 		Refused: s.Refused, Frozen: s.Frozen, Stale: s.Stale,
-		Quarantined: s.Quarantined, Pinned: s.Pinned, SkewMicros: s.SkewMicros, PrepareMicros: s.PrepareMicros,
+		Quarantined: s.Quarantined, Pinned: s.Pinned, Evicted: s.Evicted, Lacks: s.Lacks, SkewMicros: s.SkewMicros, PrepareMicros: s.PrepareMicros,
 	}
 	if s.Serving != nil {
 		v := s.Serving.Serving

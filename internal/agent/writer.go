@@ -1,44 +1,78 @@
 package agent
 
 import (
-	"context"
+	"cmp"
 	"log/slog"
 	"maps"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"routerd.dev/internal/version"
 )
 
-// tryDiskAgain is how often a disk that failed is tried.
-const tryDiskAgain = 10 * time.Second
+const (
+	// tryDiskAgain is how often a disk that failed is tried.
+	tryDiskAgain = 5 * time.Second
+
+	// calm is how long nothing new must have come before what can wait is written:
+	// a switch is over by then, and the writes of instances that share a disk or
+	// processors fall apart. longestCalm bounds the wait.
+	calm        = 100 * time.Millisecond
+	longestCalm = time.Second
+)
 
 // A writer is the one goroutine that writes to the disk, so that a slow one
 // delays nobody: what is to be written waits here, newest wins, bounded by
 // what the agent holds.
+//
+// Two things are written at once, and between two files of all else: that a trial
+// begins, for a crash may come next, and what was received, which is to be on disk
+// before the instant. The rest is written after the switch. What is to be and what is on
+// disk are two sets of fields; a write that failed is made good by comparing them again.
 type writer struct {
 	disk  *disk
 	build string
 	log   *slog.Logger
+	note  func(*os.File) error // has the runtime write its last words there; nil for nobody
+	boot  string               // which start of the machine this is
 	wake  chan struct{}
+	done  chan struct{} // closed
 
 	mu        sync.Mutex
-	next      *memory
+	hurry     bool      // something is to be written at once
+	due       time.Time // when the rest is; zero: there is none
+	latest    time.Time // due is never put off beyond it
+	newest    memory    // the last that was to be remembered
+	next      *memory   // newest, until it is on disk
+	saved     time.Time // of the newest memory; only grows
 	fleet     string
 	keep      map[version.Digest]bool
-	snapshots map[version.Digest]packed
-	trials    map[version.Digest]trial // of this build
-	changed   []version.Digest         // whose trial is to be written
-	waiting   []chan struct{}          // closed once what changed is written
+	sweep     bool                                // something on disk may be needed no more
+	manifests map[version.Digest][]byte           // to be written
+	chunks    map[version.Digest][]byte           // to be written
+	needs     map[version.Digest][]version.Digest // the chunks of what is held or fetched
+	trials    map[version.Digest]trial            // of this build, as they are to be
+	onDisk    map[version.Digest]trial            // as they are
+	waiting   chan struct{}                       // nil, or closed once the trials that are open are on disk
 	proven    map[version.Digest]bool
+	recorded  map[version.Digest]bool // proven, and on disk as such
+	ending    bool
 	failing   string
-	saved     time.Time // of the newest memory; only grows
+	held      map[version.Digest]bool // pieces were to be written
+	looking   bool                    // whether the states are whole is to be found out
+	damaged   string                  // what is not, and cannot be mended
 }
 
 func newWriter(d *disk, build string, log *slog.Logger) *writer {
+	done := make(chan struct{})
+	close(done)
 	return &writer{
-		disk: d, build: build, log: log, wake: make(chan struct{}, 1),
-		snapshots: map[version.Digest]packed{}, trials: map[version.Digest]trial{}, proven: map[version.Digest]bool{},
+		disk: d, build: build, log: log, boot: bootID(), wake: make(chan struct{}, 1), done: done,
+		manifests: map[version.Digest][]byte{}, chunks: map[version.Digest][]byte{}, needs: map[version.Digest][]version.Digest{},
+		trials: map[version.Digest]trial{}, onDisk: map[version.Digest]trial{},
+		proven: map[version.Digest]bool{}, recorded: map[version.Digest]bool{}, held: map[version.Digest]bool{},
 	}
 }
 
@@ -48,14 +82,19 @@ func (w *writer) load() (memory, []version.Digest) {
 	if w == nil {
 		return memory{}, nil
 	}
-	m := w.disk.load()
-	w.trials = w.disk.reckon(w.build)
+	m, trials := w.disk.load(), w.disk.reckon(w.build)
+	if err := w.disk.arm(w.note); err != nil {
+		w.log.Warn("a crash of this process will leave no note: it will not count against what it tried", "err", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.trials, w.onDisk = trials, maps.Clone(trials)
 	if m.Build == w.build {
 		for _, d := range m.Proven {
-			w.proven[d] = true
+			w.proven[d], w.recorded[d] = true, true
 		}
 	}
-	w.fleet, w.saved = m.Fleet, m.Saved
+	w.newest, w.fleet, w.saved = m, m.Fleet, m.Saved
 	var bad []version.Digest
 	for _, d := range sortedDigests(w.trials) {
 		if w.trials[d].Crashes >= maxCrashes {
@@ -72,7 +111,21 @@ func (w *writer) poke() {
 	}
 }
 
-// remember has m written soon; keep are the digests whose snapshots stay.
+// later has what there is written when it is calm. w.mu is held.
+func (w *writer) later() {
+	now := time.Now()
+	if w.due.IsZero() {
+		w.latest = now.Add(longestCalm)
+	}
+	w.due = now.Add(jitter(calm))
+	if w.due.After(w.latest) {
+		w.due = w.latest
+	}
+	w.poke()
+}
+
+// remember has m written: at once when it says what was received, else soon.
+// keep are the digests whose snapshots stay.
 func (w *writer) remember(m memory, keep map[version.Digest]bool) {
 	if w == nil || m.Fleet == "" {
 		return
@@ -84,12 +137,16 @@ func (w *writer) remember(m memory, keep map[version.Digest]bool) {
 			keep[r.Digest] = true
 		}
 	}
-	for d := range w.snapshots {
-		if !keep[d] {
-			delete(w.snapshots, d)
-		}
-	}
-	maps.DeleteFunc(w.proven, func(d version.Digest, _ bool) bool { return !keep[d] })
+	w.sweep = w.sweep || !maps.Equal(keep, w.keep)
+	w.keep, w.fleet = keep, m.Fleet
+	w.forget()
+	w.renew(m)
+	w.hurry = w.hurry || m.Received != nil
+	w.later()
+}
+
+// renew makes m the newest memory. w.mu is held.
+func (w *writer) renew(m memory) {
 	// After a recovery the newest memory is of another fleet than the one before:
 	// that is told by this time, so a clock that was set back must not lower it.
 	if now := time.Now().UTC(); now.After(w.saved) {
@@ -98,8 +155,44 @@ func (w *writer) remember(m memory, keep map[version.Digest]bool) {
 		w.saved = w.saved.Add(1)
 	}
 	m.Build, m.Proven, m.Saved = w.build, sortedDigests(w.proven), w.saved
-	w.next, w.keep, w.fleet = &m, keep, m.Fleet
-	w.poke()
+	w.newest, w.next = m, &m
+}
+
+// forget lets go of what no digest that is kept needs. w.mu is held.
+func (w *writer) forget() {
+	gone := func(d version.Digest) bool { return !w.keep[d] }
+	maps.DeleteFunc(w.manifests, func(d version.Digest, _ []byte) bool { return gone(d) })
+	maps.DeleteFunc(w.needs, func(d version.Digest, _ []version.Digest) bool { return gone(d) })
+	maps.DeleteFunc(w.held, func(d version.Digest, _ bool) bool { return gone(d) })
+	maps.DeleteFunc(w.proven, func(d version.Digest, _ bool) bool { return gone(d) })
+	maps.DeleteFunc(w.recorded, func(d version.Digest, _ bool) bool { return gone(d) })
+	if len(w.chunks) == 0 {
+		return
+	}
+	needed := w.needed()
+	maps.DeleteFunc(w.chunks, func(c version.Digest, _ []byte) bool { return !needed[c] })
+}
+
+// needed returns the chunks of what is held or fetched. w.mu is held.
+func (w *writer) needed() map[version.Digest]bool {
+	all := map[version.Digest]bool{}
+	for _, cs := range w.needs {
+		for _, c := range cs {
+			all[c] = true
+		}
+	}
+	return all
+}
+
+// expect says that a digest that is being fetched needs these chunks: what
+// there is of them stays.
+func (w *writer) expect(d version.Digest, chunks []version.Digest) {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.needs[d] = chunks
 }
 
 // hold has a checked snapshot written soon.
@@ -109,46 +202,55 @@ func (w *writer) hold(d version.Digest, p packed) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.snapshots[d] = p
-	w.poke()
+	w.manifests[d], w.needs[d], w.held[d] = p.manifest, p.needs, true
+	maps.Copy(w.chunks, p.chunks)
+	w.sweep = w.sweep || !w.keep[d]
+	w.later()
 }
 
 // try says which digests are being tried now: what is compiled, is about to be
-// served or is served for the first time. Their trials are opened, all others
+// served or is served for the first time, and which of them are compiled. Their trials are opened, all others
 // closed; those that have proven themselves have none. The channel is closed
-// when that is on disk.
-func (w *writer) try(now map[version.Digest]bool) <-chan struct{} {
-	done := make(chan struct{})
+// when all that are open are on disk as such.
+func (w *writer) try(now map[version.Digest]bool, compiling ...version.Digest) <-chan struct{} {
 	if w == nil {
+		done := make(chan struct{})
 		close(done)
 		return done
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for d := range now {
-		if t := w.trials[d]; !w.proven[d] && !t.Open {
-			w.trials[d] = trial{Build: w.build, Crashes: t.Crashes, Open: true}
-			w.changed = append(w.changed, d)
+		if !w.proven[d] {
+			w.trials[d] = trial{
+				Build: w.build, Crashes: w.trials[d].Crashes, Open: true, Compiling: slices.Contains(compiling, d), Machine: w.boot,
+			}
 		}
 	}
+	open := true
 	for d, t := range w.trials {
-		if t.Open && !now[d] {
+		switch {
+		case t.Open && !now[d]:
 			t.Open = false
 			w.trials[d] = t
-			w.changed = append(w.changed, d)
+			w.later()
+		case t.Open && w.onDisk[d] != t:
+			open = false
 		}
 	}
-	if len(w.changed) == 0 {
-		close(done)
-		return done
+	if open {
+		return w.done
 	}
-	w.waiting = append(w.waiting, done)
+	if w.waiting == nil {
+		w.waiting = make(chan struct{})
+	}
+	w.hurry = true
 	w.poke()
-	return done
+	return w.waiting
 }
 
 // prove ends the trials of digests that were served well; false when they had
-// none.
+// none. They end on disk once it is there that they are proven.
 func (w *writer) prove(ds ...version.Digest) bool {
 	if w == nil {
 		return false
@@ -160,13 +262,16 @@ func (w *writer) prove(ds ...version.Digest) bool {
 		if !w.proven[d] {
 			w.proven[d], some = true, true
 			delete(w.trials, d)
-			w.changed = append(w.changed, d)
 		}
 	}
-	if some {
-		w.poke()
+	if !some {
+		return false
 	}
-	return some
+	if w.newest.Fleet != "" {
+		w.renew(w.newest)
+	}
+	w.later()
+	return true
 }
 
 // stop ends every trial but those of quarantined digests: the process ends of
@@ -177,13 +282,35 @@ func (w *writer) stop() {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for d, t := range w.trials {
-		if t.Crashes < maxCrashes {
-			delete(w.trials, d)
-			w.changed = append(w.changed, d)
-		}
+	w.ending = true
+	maps.DeleteFunc(w.trials, func(_ version.Digest, t trial) bool { return t.Crashes < maxCrashes })
+	for d, t := range w.trials { // tried where nothing else could serve
+		t.Open, t.Compiling = false, false
+		w.trials[d] = t
 	}
-	w.poke()
+	w.later()
+}
+
+// crashes tells how often a digest crashed the process.
+func (w *writer) crashes(d version.Digest) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.trials[d].Crashes
+}
+
+// forgive has no crash count any more.
+func (w *writer) forgive() {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for d, t := range w.trials {
+		t.Crashes = 0
+		w.trials[d] = t
+	}
+	w.hurry = true
+	w.later()
 }
 
 // trouble tells why the disk does not remember; empty when it does.
@@ -193,7 +320,7 @@ func (w *writer) trouble() string {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.failing
+	return cmp.Or(w.failing, w.damaged)
 }
 
 // chunk and manifest read what is on disk or on its way there.
@@ -202,15 +329,23 @@ func (w *writer) chunk(d version.Digest) ([]byte, error) {
 		return nil, errNotOnDisk
 	}
 	w.mu.Lock()
-	fleet := w.fleet
-	for _, p := range w.snapshots {
-		if b, ok := p.chunks[d]; ok {
-			w.mu.Unlock()
-			return b, nil
-		}
-	}
+	fleet, b := w.fleet, w.chunks[d]
 	w.mu.Unlock()
+	if b != nil {
+		return b, nil
+	}
 	return w.disk.chunk(fleet, d)
+}
+
+// hasChunk tells whether chunk would find a chunk, without reading it.
+func (w *writer) hasChunk(d version.Digest) bool {
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	fleet, b := w.fleet, w.chunks[d]
+	w.mu.Unlock()
+	return b != nil || w.disk.hasChunk(fleet, d)
 }
 
 func (w *writer) manifest(d version.Digest) ([]byte, error) {
@@ -218,122 +353,10 @@ func (w *writer) manifest(d version.Digest) ([]byte, error) {
 		return nil, errNotOnDisk
 	}
 	w.mu.Lock()
-	fleet := w.fleet
-	p, ok := w.snapshots[d]
+	fleet, b := w.fleet, w.manifests[d]
 	w.mu.Unlock()
-	if ok {
-		return p.manifest, nil
+	if b != nil {
+		return b, nil
 	}
 	return w.disk.manifest(fleet, d)
-}
-
-// run writes until ctx ends, and then what is left.
-func (w *writer) run(ctx context.Context) {
-	if w == nil {
-		return
-	}
-	again := time.NewTicker(tryDiskAgain)
-	defer again.Stop()
-	for {
-		select {
-		case <-w.wake:
-			w.flush()
-		case <-again.C:
-			if w.trouble() != "" {
-				w.flush()
-			}
-		case <-ctx.Done():
-			w.flush()
-			return
-		}
-	}
-}
-
-// flush writes what there is: trials first, for a crash may come next.
-func (w *writer) flush() {
-	w.mu.Lock()
-	changed, waiting := w.changed, w.waiting
-	w.changed, w.waiting = nil, nil
-	trials := map[version.Digest]*trial{}
-	for _, d := range changed {
-		trials[d] = nil
-		if t, ok := w.trials[d]; ok {
-			trials[d] = &t
-		}
-	}
-	m, keep, snapshots := w.next, w.keep, maps.Clone(w.snapshots)
-	w.next = nil
-	fleet := w.fleet
-	w.mu.Unlock()
-
-	var failed error
-	note := func(err error) {
-		if err != nil && failed == nil {
-			failed = err
-		}
-	}
-	for _, d := range sortedDigests(trials) {
-		if t := trials[d]; t != nil {
-			note(writeSealed(w.disk.trialFile(d), t))
-		} else {
-			w.disk.closeTrial(d)
-		}
-	}
-	for _, ch := range waiting {
-		close(ch)
-	}
-	if fleet != "" {
-		for _, d := range sortedDigests(snapshots) {
-			err := w.disk.saveSnapshot(fleet, d, snapshots[d])
-			note(err)
-			if err == nil {
-				w.written(d, snapshots[d])
-			}
-		}
-	}
-	if m != nil {
-		note(w.disk.save(*m))
-		note(w.disk.collect(m.Fleet, keep))
-	}
-	w.report(failed)
-	if failed != nil {
-		w.again(m)
-	}
-}
-
-// written lets go of a snapshot's bytes, unless there are newer ones.
-func (w *writer) written(d version.Digest, p packed) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if q, ok := w.snapshots[d]; ok && &q.manifest[0] == &p.manifest[0] {
-		delete(w.snapshots, d)
-	}
-}
-
-// again keeps what could not be written for the next time there is something
-// to write.
-func (w *writer) again(m *memory) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.next == nil {
-		w.next = m
-	}
-}
-
-// report logs when the disk stops or starts to work, not each time.
-func (w *writer) report(err error) {
-	w.mu.Lock()
-	was := w.failing
-	w.failing = ""
-	if err != nil {
-		w.failing = line(err.Error())
-	}
-	now := w.failing
-	w.mu.Unlock()
-	switch {
-	case now != "" && was == "":
-		w.log.Error("the disk does not remember, serving goes on; a restart without etcd would serve an older state", "error", err)
-	case now == "" && was != "":
-		w.log.Info("the disk remembers again")
-	}
 }

@@ -12,6 +12,7 @@ import (
 	"routerd.dev/internal/engine"
 	"routerd.dev/internal/route"
 	"routerd.dev/internal/routefile"
+	"routerd.dev/internal/strategyfile"
 )
 
 // root is the project's folder.
@@ -51,7 +52,7 @@ func pages(t *testing.T) map[string]string {
 var fence = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```$")
 
 // TestRouteFilesOfDocumentsRun parses, compiles and tests every route file in
-// the documents and the examples. A block that is a part of a file is put into an
+// the documents and the examples, and reads every strategy. A block that is a part of a file is put into an
 // example where it says that it belongs.
 func TestRouteFilesOfDocumentsRun(t *testing.T) {
 	files, err := routefile.Read([]string{filepath.Join(root, "examples")}, strings.NewReader(""))
@@ -59,17 +60,28 @@ func TestRouteFilesOfDocumentsRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, files...)
-	found := 0
+	if files, err = routefile.Read([]string{filepath.Join(root, "deploy", "routes")}, strings.NewReader("")); err != nil {
+		t.Fatal(err)
+	}
+	run(t, files...)
+	found, strategies := 0, 0
 	for path, text := range pages(t) {
 		for _, m := range fence.FindAllStringSubmatch(text, -1) {
-			if m[1] == "yaml" && strings.Contains(m[2], "apiVersion:") {
+			switch {
+			case m[1] != "yaml" || !strings.Contains(m[2], "apiVersion:"):
+			case strings.Contains(m[2], "\nstrategy:"):
+				strategies++
+				if _, problems := strategyfile.Read(path, []byte(m[2])); len(problems) > 0 {
+					t.Errorf("%v", problems)
+				}
+			default:
 				found++
 				run(t, routefile.File{Name: path, Data: []byte(m[2])})
 			}
 		}
 	}
-	if found == 0 {
-		t.Error("no route file was found in the documents: is the search right?")
+	if found == 0 || strategies == 0 {
+		t.Errorf("%d route files and %d strategies were found in the documents: is the search right?", found, strategies)
 	}
 }
 

@@ -18,30 +18,37 @@ const module = "routerd.dev/"
 
 // tiers is the table of ARCHITECTURE.md: imports go only to lower tiers.
 var tiers = map[string]int{
-	"internal/route":      0,
-	"internal/buildinfo":  0,
-	"internal/yamlfile":   0,
-	"internal/routefile":  1,
-	"internal/version":    1,
-	"internal/rollout":    2,
-	"internal/proxy":      2,
-	"internal/middleware": 2,
-	"internal/engine":     3,
-	"internal/store":      3,
-	"internal/agent":      4,
-	"internal/controller": 4,
-	"internal/admin":      5,
-	"internal/telemetry":  5,
-	"internal/daemon":     6,
-	"internal/cli":        6,
-	"cmd/routerd":         7,
-	"cmd/routectl":        7,
+	"internal/route":        0,
+	"internal/buildinfo":    0,
+	"internal/yamlfile":     0,
+	"internal/routefile":    1,
+	"internal/version":      1,
+	"internal/analysis":     1,
+	"internal/token":        2,
+	"internal/rollout":      2,
+	"internal/proxy":        2,
+	"internal/middleware":   2,
+	"internal/engine":       3,
+	"internal/store":        3,
+	"internal/strategyfile": 3,
+	"internal/simulate":     3,
+	"internal/check":        3,
+	"internal/agent":        4,
+	"internal/controller":   4,
+	"internal/admin":        5,
+	"internal/telemetry":    5,
+	"internal/daemon":       6,
+	"internal/cli":          6,
+	"cmd/routerd":           7,
+	"cmd/routectl":          7,
 	// What only developers run stands above everything.
 	"internal/archtest":   8,
 	"internal/bench":      8,
 	"internal/gendocs":    8,
+	"internal/scale":      8,
 	"integration":         8,
 	"integration/harness": 7,
+	"integration/history": 6,
 	"examples":            0,
 }
 
@@ -51,8 +58,8 @@ var homes = map[string]struct {
 	why      string
 }{
 	"github.com/gin-gonic/gin":     {[]string{"internal/engine", "internal/bench"}, "an engine is what Gin is wrapped in; nobody else knows it"},
-	"go.etcd.io/etcd/client/v3":    {[]string{"internal/store"}, "records, fencing and retries live in one place"},
-	"go.etcd.io/etcd/server/v3":    {[]string{"internal/daemon", "internal/bench"}, "only dev and --embedded-etcd run an etcd"},
+	"go.etcd.io/etcd/client/v3":    {[]string{"internal/store", "integration", "integration/harness"}, "records, fencing and retries live in one place"},
+	"go.etcd.io/etcd/server/v3":    {[]string{"internal/daemon", "internal/bench", "internal/scale"}, "only dev and --embedded-etcd run an etcd"},
 	"github.com/spf13/cobra":       {[]string{"internal/cli", "internal/gendocs", "cmd/routerd", "cmd/routectl"}, "commands are a way in, not a dependency"},
 	"github.com/goccy/go-yaml":     {[]string{"internal/yamlfile"}, "strictness and places are decided once"},
 	"go.opentelemetry.io/otel/sdk": {[]string{"internal/telemetry"}, "lower tiers are given the API's values"},
@@ -60,8 +67,10 @@ var homes = map[string]struct {
 
 // pure packages decide and do nothing else: no clock, context, log, lock or I/O.
 var pure = map[string][]string{
-	"internal/rollout": {"context", "log", "log/slog", "os", "net", "net/http", "sync", "sync/atomic", "math/rand", "math/rand/v2", "crypto/rand"},
-	"internal/route":   {"context", "log", "log/slog", "os", "net/http", "sync"},
+	"internal/rollout":  {"context", "log", "log/slog", "os", "net", "net/http", "sync", "sync/atomic", "math/rand", "math/rand/v2", "crypto/rand"},
+	"internal/analysis": {"context", "log", "log/slog", "os", "net", "net/http", "sync", "sync/atomic", "math/rand", "math/rand/v2", "crypto/rand"},
+	"internal/simulate": {"context", "log", "log/slog", "os", "net", "net/http", "sync", "sync/atomic", "crypto/rand"},
+	"internal/route":    {"context", "log", "log/slog", "os", "net/http", "sync"},
 }
 
 type listed struct {

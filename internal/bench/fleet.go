@@ -26,6 +26,7 @@ import (
 const (
 	compilePercent = 50
 	compileMemory  = 1 << 30
+	compileLeeway  = 512 << 20
 )
 
 // fleetOptions say how many agents, and whether their state directories are in
@@ -239,9 +240,9 @@ func (f *fleet) travel(ctx context.Context, to version.Digest, ask func() error)
 		return nil, f.stuck(t)
 	}
 	err := f.until(ctx, func(v *rollout.View) bool { return len(v.Rollouts)+len(v.Intents)+len(v.Prepares) == 0 })
-	// Reports and state directories are written once it is over: the next switch
-	// is not to pay for them.
-	time.Sleep(100 * time.Millisecond)
+	// Reports and state directories are written once it is over, and calm: the next
+	// switch is not to pay for them.
+	time.Sleep(400 * time.Millisecond)
 	return t, err
 }
 

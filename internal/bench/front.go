@@ -38,6 +38,9 @@ type router struct {
 	next  *version.Snapshot // what is prepared when asked to
 	from  version.MapFetcher
 	table *route.Table // decoded, not compiled yet
+
+	leeway   *engine.Leeway
+	giveBack func() // what was taken of it
 }
 
 func serveFront(ctx context.Context, spec []byte) (_ *servant, err error) {
@@ -113,6 +116,7 @@ func (r *router) load(ctx context.Context, o frontSpec) error {
 	if r.next, err = version.Encode(manyTeams(o.Prepare, 10, 1000)); err != nil {
 		return err
 	}
+	r.leeway = engine.NewLeeway(compileLeeway)
 	r.from = version.MapFetcher{}
 	for d, p := range r.next.Chunks() {
 		r.from[d] = p
@@ -126,12 +130,14 @@ func (r *router) answer(ctx context.Context, question string) (string, error) {
 	began := time.Now()
 	switch {
 	case question == "decode" && r.next != nil:
+		r.giveBack = r.leeway.Take()
 		t, _, err := version.Load(ctx, r.next.Digest, r.next.ManifestBytes, r.from, nil)
 		if err != nil {
 			return "", err
 		}
 		r.table = t
 	case question == "compile" && r.table != nil:
+		defer r.giveBack()
 		e, err := engine.Compile(ctx, version.Ref{Number: 2, Digest: r.next.Digest}, r.table, r.lib, engine.Options{
 			Previous: r.sw.Serving().Stable, Budget: engine.Budget{Memory: compileMemory, Percent: compilePercent},
 		})

@@ -36,7 +36,6 @@ func measurePrepare(ctx context.Context, b *bench) (_ []Figure, err error) {
 	var prepared [2][]float64 // how long decoding and compiling took
 	latencies, err := l.during(ctx, most/2, phases*rounds, func(window func(int)) error {
 		for round := range rounds {
-			time.Sleep(300 * time.Millisecond) // what the last one left is cleaned up
 			window(phases * round)
 			time.Sleep(time.Second)
 			for i, question := range []string{"decode", "compile"} {
@@ -47,6 +46,8 @@ func measurePrepare(ctx context.Context, b *bench) (_ []Figure, err error) {
 				}
 				prepared[i] = append(prepared[i], took)
 			}
+			window(phases*round + 3)
+			time.Sleep(400 * time.Millisecond) // what it left is cleaned up
 			window(-1)
 		}
 		return nil
@@ -76,12 +77,13 @@ func measurePrepare(ctx context.Context, b *bench) (_ []Figure, err error) {
 		compare("p99 of requests meanwhile", 0.99, 1, 2).ratioAtMost(2).note("medians of %d prepares", rounds),
 		compare("    while it decodes", 0.99, 1),
 		compare("    while it compiles", 0.99, 2),
+		compare("    in the 400 ms after it, when its garbage is collected", 0.99, 3),
 		compare("p99.9 of requests meanwhile", 0.999, 1, 2),
 	}, nil
 }
 
-// phases of a round: quiet, decoding, compiling.
-const phases = 3
+// phases of a round: quiet, decoding, compiling, and what comes after.
+const phases = 4
 
 // during sends at a rate while do runs, which says to what window answers
 // are counted from then on.

@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,12 +17,17 @@ func newAbortCmd(c *command) *cobra.Command {
 	var message string
 	cmd := &cobra.Command{
 		Use:   "abort [ROLLOUT]",
-		Short: "End a switch that is under way; what is committed stays",
+		Short: "End a switch that is under way",
 		Long: `End a switch that is under way, or the one named. Nothing that was not committed
-yet will be: an abort that this command acknowledged always wins. The target
-goes back to what it was.`,
-		Example: `  routectl abort -m "the wrong file"`,
-		Args:    usage(cobra.MaximumNArgs(1)),
+yet will be: an abort that this command acknowledged always wins, also over
+pause and promote. The target goes back to what it was.
+
+A rollout with steps takes its groups back to what was stable when it began; of
+a switch in one step, what is committed stays.`,
+		Example: `  routectl abort -m "the wrong file"
+  routectl rollout abort -m "errors on the canary"`,
+		Args:              usage(cobra.MaximumNArgs(1)),
+		ValidArgsFunction: c.completeRollouts,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStore(func(s *store.Store) error {
 				v, err := s.View(cmd.Context())
@@ -31,17 +39,51 @@ goes back to what it was.`,
 				}
 				i := rollout.Intent{Kind: rollout.IntentAbort, By: c.env.author(), Message: message}
 				if len(args) > 0 {
-					i.Rollout = args[0]
+					if i.Rollout = args[0]; !asksFor(v, i.Rollout) {
+						return notUnderWay(cmd.Context(), s, i.Rollout)
+					}
 				}
 				if i, err = s.PutIntent(cmd.Context(), i, nil, v.Fleet.Target); err != nil {
 					return err
 				}
-				return c.print(asked{i.ID}, func(t *table) { t.line("aborted; routectl status shows who serves what") })
+				return c.aborted(cmd.Context(), s, i.ID)
 			})
 		},
 	}
 	cmd.Flags().StringVarP(&message, "message", "m", "", "why, for the audit log")
 	return cmd
+}
+
+// aborted says what became of an abort. It is on record and wins, also when no
+// controller answers in time; but what cannot go back is refused.
+func (c *command) aborted(ctx context.Context, s *store.Store, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	c.doing("waiting for the controller")
+	said := "aborted; routectl status shows who serves what"
+	switch answer, err := answered(ctx, s, id); {
+	case err != nil:
+		said = "the abort is on record, and wins when a controller comes; none has answered yet: routectl status"
+	case answer.Phase != rollout.PhaseDone:
+		return fail(ExitFailed, fmt.Errorf("%s: %s", answer.Phase, answer.Why), "routectl rollout status shows what it waits for")
+	}
+	return c.print(asked{id}, func(t *table) { t.line("%s", said) })
+}
+
+// asksFor tells whether id is a rollout that has not ended, or an intent that
+// was not taken up yet.
+func asksFor(v *rollout.View, id string) bool {
+	return slices.ContainsFunc(v.Rollouts, func(r rollout.Rollout) bool { return r.ID == id }) ||
+		slices.ContainsFunc(v.Intents, func(i rollout.Intent) bool { return i.ID == id })
+}
+
+// notUnderWay says why there is nothing to abort about id.
+func notUnderWay(ctx context.Context, s *store.Store, id string) error {
+	r, err := named(ctx, s, id)
+	if err != nil {
+		return err
+	}
+	return fail(ExitFailed, fmt.Errorf("rollout %s has ended: %s", id, r.Phase), "routectl rollback takes back what is committed")
 }
 
 // asked is what abort and retire give with -o: the id of the intent.

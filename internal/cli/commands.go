@@ -7,7 +7,9 @@ func commands() []func(*command) *cobra.Command {
 	return []func(*command) *cobra.Command{
 		newInitCmd, newValidateCmd, newTestCmd, newExplainCmd, newDiffCmd,
 		newPublishCmd, newSwitchCmd, newRollbackCmd, newAbortCmd,
+		newRolloutCmd, newStrategyCmd, newSettingsCmd,
 		newStatusCmd, newHistoryCmd, newShowCmd, newExportCmd, newAuditCmd,
-		newImportCmd, newSchemaCmd, newGCCmd, newRetireCmd, newRecoverCmd, newVersionCmd,
+		newImportCmd, newSchemaCmd, newGCCmd, newKeepCmd, newPardonCmd, newRetireCmd, newRecoverCmd,
+		newEtcdCmd, newVersionCmd,
 	}
 }

@@ -56,10 +56,12 @@ func hintFor(err error) string {
 		return coded.hint
 	case errors.Is(err, store.ErrNotInitialized):
 		return "routectl init makes the fleet; --prefix and --endpoints say where it is"
+	case errors.Is(err, store.ErrUnavailable) && tlsHint(err.Error()) != "":
+		return tlsHint(err.Error())
 	case errors.Is(err, store.ErrUnavailable):
 		return "--endpoints or ROUTECTL_ENDPOINTS says where etcd is; what is served does not depend on it"
 	case errors.Is(err, store.ErrDenied):
-		return "docs/operations.md lists what a publisher's role needs"
+		return "routectl etcd show, as root, says who may do what; docs/operations.md has the roles"
 	case errors.Is(err, store.ErrConflict):
 		return "somebody changed it meanwhile: look again, and repeat the command"
 	case errors.Is(err, store.ErrBusy):

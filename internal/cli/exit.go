@@ -10,9 +10,9 @@ import (
 // The exit codes of routectl.
 const (
 	ExitDone        = 0 // done
-	ExitFailed      = 1 // failed: etcd, a file that cannot be read, a refusal by an instance
+	ExitFailed      = 1 // failed: etcd, a file that cannot be read, a refusal by an instance, a rollout that went back
 	ExitUsage       = 2 // the command line is wrong
-	ExitInvalid     = 3 // the routes are wrong
+	ExitInvalid     = 3 // the routes or a strategy are wrong
 	ExitConflict    = 4 // somebody else changed it first, or a flag must allow it
 	ExitNotReached  = 5 // not every instance got there in time
 	ExitDifferences = 6 // diff --exit-code found differences

@@ -13,7 +13,7 @@ func newGCCmd(c *command) *cobra.Command {
 		Short: "Delete old revisions that nothing needs",
 		Long: `Delete old revisions that nothing needs, with their chunks, and old rollouts and
 audit entries. What a group, a rollout or an instance names is never deleted,
-nor what somebody is publishing.`,
+nor what somebody is publishing, nor what routectl keep names.`,
 		Example: `  routectl gc
   routectl gc --keep 20`,
 		Args: usage(cobra.NoArgs),
@@ -31,7 +31,7 @@ nor what somebody is publishing.`,
 			})
 		},
 	}
-	cmd.Flags().IntVar(&keep.Revisions, "keep", 0, "how many of the newest revisions to keep; 0 for 50")
+	cmd.Flags().IntVar(&keep.Revisions, "keep", 0, "how many of the newest revisions to keep; 0 for the fleet's historyLimit, or 50 without one")
 	cmd.Flags().IntVar(&keep.Rollouts, "keep-rollouts", 0, "how many ended rollouts to keep; 0 for 200")
 	cmd.Flags().IntVar(&keep.Audit, "keep-audit", 0, "how many audit entries to keep; 0 for 10,000")
 	return cmd

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"routerd.dev/internal/analysis"
 	"routerd.dev/internal/engine"
 	"routerd.dev/internal/rollout"
 	"routerd.dev/internal/store"
@@ -44,6 +45,20 @@ func TestJSONIsWhatEncodingJSONSays(t *testing.T) {
 		"audit":     []rollout.AuditEntry{{Time: now, Who: "a", To: ref}, {}},
 		"gc":        store.Collected{Revisions: 1},
 		"asked":     asked{"id"},
+		"steered":   steeredRollout{Rollout: "r", Intent: "i", Why: "w"},
+		"kept":      kept{7, true},
+		"keep":      []store.Pin{{Number: 7, Why: "w", By: "a", Time: now}},
+		"pardon":    pardoned{digest},
+		"strategy":  listStrategies(rollout.Settings{FirstUse: "linear"}, map[string]rollout.Strategy{"own": {Name: "own"}}),
+		"rollout": rolloutStatus{
+			Rollout: rollout.Rollout{
+				Intent: rollout.Intent{ID: "i", Kind: rollout.IntentSwitch, To: ref, Time: now}, Started: now,
+				Plan:     &rollout.Strategy{Waves: []rollout.Wave{{Groups: []string{"*"}, Steps: []rollout.PlanStep{{Analysis: &rollout.AnalysisStep{}}, {Match: &rollout.MatchStep{Match: rollout.Match{Header: "h"}}}, {Commit: &rollout.CommitStep{}}, {Bake: &rollout.BakeStep{For: rollout.Duration(time.Hour)}}}}}},
+				Evidence: &analysis.Result{Verdict: analysis.Pass, Findings: []analysis.Finding{{Group: "g", Effect: 1e-9}}}, Return: &rollout.Return{To: map[string]int64{"g": 1}, Decided: now},
+			},
+			Groups: []rolloutGroup{{Group: "g", Stable: ref, Candidate: &rollout.Candidate{Ref: ref, Permyriad: 5}, Instances: []rolloutInstance{{Instance: "i"}}}},
+		},
+		"recording": recording{Config: analysis.Config{Confidence: 0.9}, Comparison: &recordedComparison{Groups: map[string]analysis.Sample{"g": {}}}},
 	} {
 		ours, err := yamlfile.EncodeJSON(v)
 		if err != nil {

@@ -22,8 +22,10 @@ type publishing struct {
 	module      string
 	all         bool
 	expect      int64
+	first       bool
 	noSwitch    bool
 	allowShrink bool
+	planning
 	waiting
 }
 
@@ -38,19 +40,26 @@ The modules named in the files replace their namesakes in the target; the rest
 stays. --all replaces the whole table. Everything is checked first, exactly as
 every instance will check it. A publish that would take away every route, more
 than a third of them, or a whole host asks for --allow-shrink. Publishing what
-is live already makes no revision and no switch.`,
+is live already makes no revision and no switch.
+
+By --strategy, or the fleet's default, the switch goes step by step. --wait then
+shows every step, and waits as long as the rollout takes, unless --timeout says
+how long: 0 when it is done, 1 when it went back, 5 when the time is over.`,
 		Example: `  routectl publish -f shop.yaml -m "new product page" --wait
   routectl publish -f routes/ --all -m "all of it"
+  routectl publish -f shop.yaml -m "new checkout" --strategy canary --wait
   generate | routectl publish -f - -m "from the generator" --expect 41`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var intent *rollout.Intent
 			switch {
-			case p.noSwitch && p.wait:
-				return fail(ExitUsage, errors.New("--no-switch leaves nothing to --wait for"), "")
+			case p.first && p.expect != 0:
+				return fail(ExitUsage, errors.New("--first is for a fleet without a target, --expect names one"), "")
+			case p.noSwitch && (p.wait || p.planning != planning{}):
+				return fail(ExitUsage, errors.New("--no-switch leaves nothing to --wait for, nor to go by a strategy"), "")
 			case !p.noSwitch:
 				intent = &rollout.Intent{Kind: rollout.IntentSwitch}
-				if err := p.apply(intent); err != nil {
+				if err := errors.Join(p.waiting.apply(intent), p.planning.apply(intent)); err != nil {
 					return err
 				}
 			}
@@ -70,9 +79,11 @@ is live already makes no revision and no switch.`,
 	fs.StringVar(&p.module, "module", "", "refuse files that hold another module than this")
 	fs.BoolVar(&p.all, "all", false, "replace the whole table: modules that the files do not name go")
 	fs.Int64Var(&p.expect, "expect", 0, "refuse when the target is another revision than this")
+	fs.BoolVar(&p.first, "first", false, "do nothing when the fleet has a target already: for a script that may run again")
 	fs.BoolVar(&p.noSwitch, "no-switch", false, "add the revision to the history and switch nothing")
 	fs.BoolVar(&p.allowShrink, "allow-shrink", false, "allow taking away many routes or a whole host")
-	p.flags(cmd)
+	p.planning.flags(c, cmd)
+	p.waiting.flags(cmd)
 	return cmd
 }
 
@@ -81,6 +92,15 @@ is live already makes no revision and no switch.`,
 const maxComposes = 5
 
 func (c *command) publish(ctx context.Context, s *store.Store, p publishing, mods []*route.Module, intent *rollout.Intent) error {
+	if intent != nil {
+		v, err := s.View(ctx)
+		if err != nil {
+			return err
+		}
+		if err := checkPlan(v, intent); err != nil {
+			return err
+		}
+	}
 	for try := 1; ; try++ {
 		fleet, err := s.Fleet(ctx)
 		if err != nil {
@@ -93,16 +113,29 @@ func (c *command) publish(ctx context.Context, s *store.Store, p publishing, mod
 			return fail(ExitConflict, fmt.Errorf("the target is revision %d, not %d: somebody published meanwhile", fleet.Target.Number, p.expect),
 				fmt.Sprintf("routectl diff %d target shows what changed", p.expect))
 		}
-		snap, err := c.compose(ctx, s, fleet.Target, p, mods)
+		if p.first && !fleet.Target.IsZero() {
+			return c.print(outcome{Revision: fleet.Target.Number, Digest: fleet.Target.Digest}, func(t *table) {
+				t.line("the fleet has revision %d already; nothing was published", fleet.Target.Number)
+			})
+		}
+		if fleet.Target.IsZero() && intent != nil && !(p.all && p.allowShrink) {
+			if err := checkFirst(ctx, s); err != nil {
+				return err
+			}
+		}
+		snap, anew, err := c.compose(ctx, s, fleet.Target, p, mods)
 		if err != nil {
 			return err
 		}
 		c.doing("publishing")
 		done, err := s.Publish(ctx, store.PublishRequest{
-			Snapshot: snap, Parent: fleet.Target, Author: c.env.author(), Message: p.message, Intent: intent,
+			Snapshot: snap, Parent: fleet.Target, Author: c.env.author(), Message: p.message, Intent: intent, Anew: anew,
 		})
 		switch {
 		case errors.Is(err, store.ErrNothingChanged):
+			if done.Uploaded.Bytes > 0 {
+				c.say("put the pieces of revision %d back: %s (%d bytes)", fleet.Target.Number, plural(done.Uploaded.Chunks, "chunk"), done.Uploaded.Bytes)
+			}
 			return c.print(outcome{Revision: fleet.Target.Number, Digest: snap.Digest}, func(t *table) {
 				t.line("revision %d has exactly this and is served already; nothing was published", fleet.Target.Number)
 			})
@@ -115,25 +148,75 @@ func (c *command) publish(ctx context.Context, s *store.Store, p publishing, mod
 	}
 }
 
-// compose puts the modules into the target's table and checks the result as
-// every instance will.
-func (c *command) compose(ctx context.Context, s *store.Store, target version.Ref, p publishing, mods []*route.Module) (*version.Snapshot, error) {
-	base, err := loadRevision(ctx, s, target)
+// checkFirst refuses to publish on nothing while something is served: what the
+// files do not name would be gone, and nobody asked.
+func checkFirst(ctx context.Context, s *store.Store) error {
+	v, err := s.View(ctx)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	for _, g := range sorted(v.Groups) {
+		if serves := v.Groups[g].Stable; !serves.IsZero() {
+			return fail(ExitConflict, fmt.Errorf("the fleet has no target to compose on, and group %s serves revision %d, of which all would go that the files do not name", g, serves.Number),
+				fmt.Sprintf("routectl switch %d makes it the target; --all --allow-shrink replaces everything", serves.Number))
+		}
+	}
+	return nil
+}
+
+// compose puts the modules into the target's table and checks the result as
+// every instance will. Pieces of a target that cannot be read are sent anew: those of
+// the result may be among them.
+func (c *command) compose(ctx context.Context, s *store.Store, target version.Ref, p publishing, mods []*route.Module) (snap *version.Snapshot, anew bool, err error) {
+	base, lost := loadRevision(ctx, s, target)
+	if lost != nil && !lostPieces(lost) {
+		return nil, false, lost
 	}
 	next := version.Compose(base, mods, p.all)
 	c.doing("checking %s of %s", plural(countRoutes(next), "route"), plural(len(next.Modules), "module"))
 	problems := engine.Check(next)
 	if err := problems.Err(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	c.warn(problems)
+	if snap, err = version.Encode(next); err != nil {
+		return nil, false, err
+	}
+	if lost != nil {
+		return snap, true, c.onLost(lost, target, snap, p)
+	}
 	if reasons := version.Shrink(base, next); len(reasons) > 0 && !p.allowShrink {
-		return nil, fail(ExitConflict, fmt.Errorf("this takes much away: %s", strings.Join(reasons, "; ")),
+		return nil, false, fail(ExitConflict, fmt.Errorf("this takes much away: %s", strings.Join(reasons, "; ")),
 			"routectl diff -f shows it; --allow-shrink allows it")
 	}
-	return version.Encode(next)
+	return snap, false, nil
+}
+
+// lostPieces tells that a piece of a snapshot is missing or damaged in etcd.
+func lostPieces(err error) bool {
+	for _, is := range []error{store.ErrNotFound, store.ErrCorrupt, version.ErrNoChunk, version.ErrCorrupt} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
+}
+
+// onLost tells whether to publish though etcd lost pieces of the target: what
+// is the very same brings them back, and only a whole table needs nothing of it.
+func (c *command) onLost(lost error, target version.Ref, snap *version.Snapshot, p publishing) error {
+	switch {
+	case snap.Digest == target.Digest:
+		return nil
+	case !p.all:
+		return fail(ExitFailed, fmt.Errorf("compose on the target: %w", lost),
+			"routectl recover --from an instance that serves it brings its pieces back, and so does publish --all of the files it was made of; --all --allow-shrink replaces everything")
+	case !p.allowShrink:
+		return fail(ExitConflict, fmt.Errorf("what this takes away cannot be told: %w", lost),
+			"routectl recover --from an instance that serves it brings its pieces back; --allow-shrink does without")
+	}
+	c.say("nobody can tell what this takes away: %v", lost)
+	return nil
 }
 
 func (c *command) reportPublished(ctx context.Context, s *store.Store, p publishing, done store.Published) error {

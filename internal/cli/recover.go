@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,9 +36,9 @@ Without --from, etcd is right: the groups' assignments as etcd has them get
 epochs above everything that was ever served, and the instances follow.
 
 With --from, the instance is right: what it serves is given back to etcd, as its
-group's assignment and, if etcd has no fleet any more, as the fleet's target.
-INSTANCE is a name that status lists, or the URL of an instance's admin
-listener; name one instance of each group.`,
+group's assignment and, unless etcd's is newer, as the fleet's target. INSTANCE
+is a name that status lists, or the URL of an instance's admin listener; name
+one instance of each group.`,
 		Example: `  routectl recover --wait                               adopt what etcd has
   routectl recover --from edge-1 --from canary-1 --wait restore etcd from them
   routectl recover --from http://127.0.0.1:9080         an etcd that knows nobody`,
@@ -74,6 +75,9 @@ func (c *command) adopt(ctx context.Context, s *store.Store, groups []string, me
 	if err := w.apply(&i); err != nil {
 		return err
 	}
+	if err := c.awaitMembers(ctx, s, groups); err != nil {
+		return err
+	}
 	if i, err = s.PutIntent(ctx, i, nil, fleet.Target); err != nil {
 		return err
 	}
@@ -83,12 +87,59 @@ func (c *command) adopt(ctx context.Context, s *store.Store, groups []string, me
 	return c.finish(ctx, s, i.ID, w, "recovered")
 }
 
+// rejoining is how long instances are waited for that etcd says there were: by
+// then the lease has ended of those that are not there.
+const rejoining = 10 * time.Second
+
+// awaitMembers waits until as many instances are back as the groups had. A recovery
+// is for the groups that are frozen at that moment, and just after etcd was restored
+// every instance still has to join again, and to tell that it is.
+func (c *command) awaitMembers(ctx context.Context, s *store.Store, groups []string) error {
+	until, said := time.Now().Add(rejoining), ""
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		v, err := s.View(ctx)
+		if err != nil {
+			return nil // a record that cannot be read is no reason not to recover; what else it is, the intent meets too
+		}
+		back := map[string]int{}
+		for name, r := range v.Reports {
+			if _, registered := v.Instances[name]; registered {
+				back[r.Group]++
+			}
+		}
+		var away []string
+		for _, g := range sorted(v.Groups) {
+			if n := v.Groups[g].Members - back[g]; n > 0 && (len(groups) == 0 || slices.Contains(groups, g)) {
+				away = append(away, fmt.Sprintf("%d of group %s", n, g))
+			}
+		}
+		if len(away) == 0 {
+			return nil
+		}
+		if time.Now().After(until) {
+			c.say("not there: %s; who of them comes back frozen needs another routectl recover", strings.Join(away, ", "))
+			return nil
+		}
+		if text := strings.Join(away, ", "); text != said {
+			said = text
+			c.doing("waiting for who was there before: %s", text)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
 // restore gives etcd back what the instances hold.
 func (c *command) restore(ctx context.Context, s *store.Store, from []string, message string, w waiting) error {
 	v, err := s.View(ctx)
 	if errors.Is(err, store.ErrNotInitialized) {
 		v = &rollout.View{}
-	} else if err != nil {
+	} else if err != nil && (v == nil || !errors.Is(err, store.ErrCorrupt)) { // else all but the fleet is there, which Recover puts back
 		return err
 	}
 	req := store.RecoverRequest{By: c.env.author(), Why: message}
@@ -204,9 +255,7 @@ func addHolding(ctx context.Context, req *store.RecoverRequest, v *rollout.View,
 		}
 		req.Highest = max(req.Highest, r.HighestRevision)
 	}
-	if _, exists := v.Groups[h.Group]; exists {
-		req.Replace = append(req.Replace, h.Group)
-	}
+	req.Replace = append(req.Replace, h.Group) // also one whose record cannot be read; a higher epoch stops it
 	req.Groups = append(req.Groups, rollout.Assignment{
 		Group: h.Group, Epoch: epoch + 1, Recovered: epoch + 1, Nonce: rollout.Nonce(rand.Text()),
 		Set: []version.Ref{h.Serving}, Stable: h.Serving, Instant: time.Now().UTC(),
@@ -220,6 +269,8 @@ func addHolding(ctx context.Context, req *store.RecoverRequest, v *rollout.View,
 func (c *command) awaitGroups(ctx context.Context, s *store.Store, groups []rollout.Assignment, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	c.say("restored; waiting until every registered instance of %s serves it", strings.Join(groupNames(groups), ", "))
+	said := ""
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	behind := []string{"nothing is known yet"}
@@ -236,12 +287,25 @@ func (c *command) awaitGroups(ctx context.Context, s *store.Store, groups []roll
 		}
 		behind = nil
 		for _, g := range groups {
-			for name, i := range v.Instances {
-				if r := v.Reports[name]; i.Group == g.Group && (r.Frozen != "" || r.Serving == nil || r.Serving.Epoch < g.Epoch) {
+			for _, name := range sorted(v.Instances) {
+				i, r := v.Instances[name], v.Reports[name]
+				if i.Group == g.Group && (r.Frozen != "" || r.Serving == nil || r.Serving.Epoch < g.Epoch) {
 					behind = append(behind, name)
 				}
 			}
 		}
+		if text := strings.Join(behind, ", "); text != said && text != "" {
+			said = text
+			c.say("  waiting for %s", text)
+		}
 	}
 	return nil
+}
+
+func groupNames(groups []rollout.Assignment) []string {
+	names := make([]string, len(groups))
+	for i, g := range groups {
+		names[i] = g.Group
+	}
+	return names
 }

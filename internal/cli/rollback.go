@@ -50,7 +50,7 @@ back what was taken back. A second rollback goes further back.`,
 					if err != nil {
 						return err
 					}
-					if served, err := servedAlready(ctx, s, rev.Ref(), groups); err != nil {
+					if served, err := servedAlready(v, rev.Ref(), groups); err != nil {
 						return err
 					} else if served {
 						return c.print(outcome{Revision: rev.Number, Digest: rev.Digest}, func(t *table) {

@@ -49,8 +49,9 @@ A first session, with "routerd dev" running:
   routectl publish -f shop.yaml -m "new page" --wait
   routectl rollback --wait
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 invalid routes, 4 conflict or a flag
-must allow it, 5 not reached in time, 6 differences (diff --exit-code).
+Exit codes: 0 done, 1 failed or went back, 2 usage, 3 invalid routes or
+strategy, 4 conflict or a flag must allow it, 5 not reached in time,
+6 differences (diff --exit-code).
 Every global flag can be given as an environment variable: --endpoints is
 ROUTECTL_ENDPOINTS.`,
 		SilenceUsage:  true,
@@ -104,6 +105,9 @@ func (c *command) complete(fs *pflag.FlagSet) error {
 	}
 	if (c.cert == "") != (c.keyFile == "") {
 		errs = append(errs, errors.New("--cert goes with --key"))
+	}
+	if strings.Trim(c.prefix, "/") == "" { // every fleet is under it
+		errs = append(errs, fmt.Errorf("--prefix %q: want one of the fleet's own, such as /routerd", c.prefix))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fail(ExitUsage, err, "")

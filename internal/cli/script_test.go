@@ -13,7 +13,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,7 +58,9 @@ func routectl() {
 //	ends CODE NAME                wait for its end, and want this exit code
 //	forget-rollouts               delete every record of a rollout, as an etcd that went back
 //	wipe                          delete every record, as an etcd that lost its disk
-//	secure-etcd FILE              another etcd, with the users and roles of FILE
+//	bare-etcd                     another etcd, where nobody has set up anything
+//	secure-etcd FILE              another etcd, set up by the first routectl etcd setup of FILE; passwords are in pw/
+//	etcdctl FILE                  carry out the commands of FILE, each one of etcdctl
 func TestScripts(t *testing.T) {
 	shared := startEtcd(t)
 	docs, err := filepath.Abs(filepath.Join("..", "..", "docs"))
@@ -96,7 +97,9 @@ func TestScripts(t *testing.T) {
 			"ends":            func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).ends(ts, args) },
 			"forget-rollouts": forgetRollouts,
 			"wipe":            wipe,
+			"bare-etcd":       bareEtcd,
 			"secure-etcd":     secureEtcd,
+			"etcdctl":         etcdctlFile,
 		},
 	})
 }
@@ -362,10 +365,15 @@ func appears(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+// open is what a script itself sees: as its routectl does.
 func open(ts *testscript.TestScript) *store.Store {
-	user, password := ts.Getenv("ROUTERD_ETCD_USER"), ts.Getenv("ROUTERD_ETCD_PASSWORD")
+	password := ts.Getenv("ROUTECTL_PASSWORD")
+	if path, isFile := strings.CutPrefix(password, "file:"); isFile {
+		password = strings.TrimSpace(ts.ReadFile(path))
+	}
 	s, err := store.Open(store.Config{
-		Endpoints: []string{ts.Getenv("ROUTECTL_ENDPOINTS")}, Prefix: ts.Getenv("ROUTECTL_PREFIX"), Username: user, Password: password,
+		Endpoints: []string{ts.Getenv("ROUTECTL_ENDPOINTS")}, Prefix: ts.Getenv("ROUTECTL_PREFIX"),
+		Username: ts.Getenv("ROUTECTL_USER"), Password: password,
 	})
 	ts.Check(err)
 	return s
@@ -373,34 +381,42 @@ func open(ts *testscript.TestScript) *store.Store {
 
 func forgetRollouts(ts *testscript.TestScript, _ bool, _ []string) {
 	for _, dir := range []string{"intents/", "rollouts/", "ended/"} {
-		ts.Check(etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), "", "", "del", "--prefix=true", ts.Getenv("ROUTECTL_PREFIX")+"/"+dir))
+		ts.Check(etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), "del", "--prefix=true", ts.Getenv("ROUTECTL_PREFIX")+"/"+dir))
 	}
 }
 
 func wipe(ts *testscript.TestScript, _ bool, _ []string) {
-	ts.Check(etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), "", "", "del", "--prefix=true", ts.Getenv("ROUTECTL_PREFIX")+"/"))
+	ts.Check(etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), "del", "--prefix=true", ts.Getenv("ROUTECTL_PREFIX")+"/"))
 }
 
-// secureEtcd runs another etcd with the users and roles that the etcdctl commands in
-// a file make, and turns authentication on.
+func bareEtcd(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Setenv("ROUTECTL_ENDPOINTS", startEtcd(&cleaner{ts: ts}))
+}
+
+// secureEtcd runs another etcd, and carries out the command of a document that
+// sets up users and roles, by password.
 func secureEtcd(ts *testscript.TestScript, _ bool, args []string) {
-	t := &cleaner{ts: ts}
-	endpoint := startEtcd(t)
-	n := 0
+	bareEtcd(ts, false, nil)
 	for line := range strings.Lines(ts.ReadFile(args[0])) {
-		fields := strings.Fields(line)
-		if len(fields) < 3 || fields[0] != "etcdctl" || !slices.Contains([]string{"user", "role", "auth"}, fields[1]) {
-			continue
+		if words := strings.Fields(line); len(words) > 3 && strings.Join(words[:3], " ") == "routectl etcd setup" {
+			ts.Check(ts.Exec("routectl", append(words[1:], "--passwords", "pw", "--root-password", "secret")...))
+			return
 		}
-		n++
-		if err := etcdctl(endpoint, "", "", fields[1:]...); err != nil {
+	}
+	ts.Fatalf("%s has no routectl etcd setup", args[0])
+}
+
+// etcdctlFile carries out every line of a file.
+func etcdctlFile(ts *testscript.TestScript, _ bool, args []string) {
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		words := strings.Fields(line)
+		if len(words) < 2 || words[0] != "etcdctl" {
+			ts.Fatalf("%s is no command of etcdctl", strings.TrimSpace(line))
+		}
+		if err := etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), words[1:]...); err != nil {
 			ts.Fatalf("%s: %v", strings.TrimSpace(line), err)
 		}
 	}
-	if n == 0 {
-		ts.Fatalf("%s has no etcdctl commands", args[0])
-	}
-	ts.Setenv("ROUTECTL_ENDPOINTS", endpoint)
 }
 
 // A cleaner lets a script's etcd end with the script.

@@ -23,7 +23,7 @@ type fleetStatus struct {
 	Controller string              `json:"controller"`
 	Groups     []groupStatus       `json:"groups"`
 	Instances  []instanceStatus    `json:"instances"`
-	Rollouts   []rollout.Rollout   `json:"rollouts"` // those under way
+	Rollouts   []rollout.Rollout   `json:"rollouts"` // those under way; routectl rollout status tells more
 	Condemned  []rollout.Condemned `json:"condemned"`
 	Broken     []store.Broken      `json:"broken"` // records that cannot be read
 }
@@ -37,6 +37,10 @@ type groupStatus struct {
 	Ready      int               `json:"ready"` // of those, how many hold the set in force
 	Preparing  bool              `json:"preparing"`
 	Override   *rollout.Override `json:"override,omitempty"`
+
+	// While a rollout tries another revision in the group: its share of the
+	// requests, the instances that serve nothing else, the testers.
+	Candidate *rollout.Candidate `json:"candidate,omitempty"`
 }
 
 type instanceStatus struct {
@@ -53,6 +57,9 @@ type instanceStatus struct {
 	Quarantined []version.Digest  `json:"quarantined,omitempty"`
 	Reported    time.Time         `json:"reported,omitzero"`
 	SkewMicros  int64             `json:"skewMicros,omitempty"`
+	Pinned      version.Digest    `json:"pinned,omitzero"`   // an operator made it serve this, whatever was committed
+	Evicted     bool              `json:"evicted,omitempty"` // out of traffic: it was too slow for a commit
+	Lacks       []rollout.Lack    `json:"lacks,omitempty"`   // what it cannot have of the set in force
 }
 
 func newStatusCmd(c *command) *cobra.Command {
@@ -134,12 +141,12 @@ func readStatus(ctx context.Context, s *store.Store) (fleetStatus, error) {
 	}
 	for _, g := range sorted(v.Groups) {
 		a := v.Groups[g]
-		gs := groupStatus{Group: g, Epoch: a.Epoch, Stable: a.Stable, Back: a.Back, Registered: len(v.Ready[g]), Override: a.Override}
+		gs := groupStatus{Group: g, Epoch: a.Epoch, Stable: a.Stable, Back: a.Back, Registered: len(v.Ready[g]), Override: a.Override, Candidate: a.Candidate}
 		var next rollout.Prepare
 		next, gs.Preparing = v.Prepares[g]
 		for _, r := range v.Ready[g] {
 			// What is prepared includes what is served: who holds the one holds the other.
-			if (r.Nonce == a.Nonce || gs.Preparing && r.Nonce == next.Nonce) && !r.Refused {
+			if (r.Nonce == a.Nonce || gs.Preparing && r.Nonce == next.Nonce) && r.Whole() {
 				gs.Ready++
 			}
 		}
@@ -151,6 +158,7 @@ func readStatus(ctx context.Context, s *store.Store) (fleetStatus, error) {
 			Instance: name, Group: i.Group, Address: i.Address, Version: i.Version,
 			Serving: r.Serving, Holds: append([]version.Digest{}, r.Holds...), Stale: r.Stale, Frozen: r.Frozen, Refused: r.Refused,
 			Preparing: r.Preparing, Quarantined: r.Quarantined, Reported: r.Time, SkewMicros: r.SkewMicros,
+			Pinned: r.Pinned, Evicted: r.Evicted || v.Ready[i.Group][name].Evicted, Lacks: r.Lacks,
 		})
 	}
 	slices.SortStableFunc(st.Instances, func(a, b instanceStatus) int { return strings.Compare(a.Group, b.Group) })
@@ -175,10 +183,10 @@ func (st fleetStatus) render() string {
 		fmt.Fprintln(&b, i.Instance, i.Group, servingText(i.Serving), i.state())
 	}
 	for _, g := range st.Groups {
-		fmt.Fprintln(&b, g.Group, g.Epoch, g.Stable.Number, g.Registered, g.Ready, g.Preparing)
+		fmt.Fprintln(&b, g.Group, g.Epoch, g.candidate(), g.Stable.Number, g.Registered, g.Ready, g.Preparing)
 	}
 	for _, r := range st.Rollouts {
-		fmt.Fprintln(&b, r.ID, r.Phase, r.Why)
+		fmt.Fprintln(&b, r.ID, r.Phase, r.Why, placeText(&r), r.Hold)
 	}
 	fmt.Fprintln(&b, st.Target.Number, st.Committed.Number, st.Controller, len(st.Condemned), len(st.Broken))
 	return b.String()
@@ -194,27 +202,53 @@ func (st fleetStatus) show(w *table) {
 		w.line("no instance is registered")
 	}
 	w.line("")
-	w.row("GROUP", "EPOCH", "REVISION", "DIGEST", "READY", "BACK")
+	head := []any{"GROUP", "EPOCH", "REVISION", "DIGEST", "READY", "BACK"}
+	tried := slices.ContainsFunc(st.Groups, func(g groupStatus) bool { return g.Candidate != nil })
+	if tried {
+		head = append(head, "CANDIDATE")
+	}
+	w.row(head...)
 	for _, g := range st.Groups {
 		note := ""
 		if g.Preparing {
 			note = " (preparing)"
 		}
-		w.row(g.Group, g.Epoch, dash(g.Stable.Number), shortDigest(g.Stable.Digest), fmt.Sprintf("%d/%d%s", g.Ready, g.Registered, note), numbers(g.Back))
+		cells := []any{g.Group, g.Epoch, dash(g.Stable.Number), shortDigest(g.Stable.Digest), fmt.Sprintf("%d/%d%s", g.Ready, g.Registered, note), numbers(g.Back)}
+		if tried {
+			cells = append(cells, g.candidate())
+		}
+		w.row(cells...)
 	}
 	if len(st.Instances) > 0 {
 		w.line("")
 		w.row("INSTANCE", "GROUP", "REVISION", "EPOCH", "SINCE", "STATE")
 	}
-	for _, i := range st.Instances {
+	shown, alike := fold(st.Instances)
+	for _, i := range shown {
 		rev, epoch, since := "-", "-", "-"
 		if i.Serving != nil {
 			rev, epoch, since = dash(i.Serving.Revision), itoa(i.Serving.Epoch), i.Serving.Since.Local().Format(time.TimeOnly)
 		}
 		w.row(i.Instance, i.Group, rev, epoch, since, i.state())
 	}
+	for _, a := range alike {
+		w.line("… %d more in %s serve revision %s, epoch %d: ok (-o json names them)", a.more, a.group, dash(a.revision), a.epoch)
+	}
 	for _, r := range st.Rollouts {
-		w.line("\n%s of revision %s by %s: %s %s", r.Kind, dash(r.To.Number), r.By, r.Phase, r.Why)
+		why := r.Why
+		if r.Hold != nil || phaseOf(&r) == wantsApproval {
+			why = "" // it stands below
+		}
+		w.line("\n%s of revision %s by %s: %s %s", r.Kind, dash(r.To.Number), r.By, phaseOf(&r), why)
+		if place := placeText(&r); place != "" {
+			w.line("  strategy %s, %s", strategyName(&r), place)
+		}
+		if r.Hold != nil && phaseOf(&r) != wantsApproval {
+			w.line("  held by %s: %s", r.Hold.By, r.Hold.Why)
+		}
+		if out := wayOut(&r); out != "" {
+			w.line("  %s", out)
+		}
 	}
 	for _, d := range st.Condemned {
 		w.line("\ncondemned: %s: %s", d.Digest.Short(), d.Why)
@@ -222,6 +256,21 @@ func (st fleetStatus) show(w *table) {
 	for _, b := range st.Broken {
 		w.line("\nunreadable record: %s: %s", b.Key, b.Why)
 	}
+}
+
+// candidate says what else a group serves, and to whom.
+func (g groupStatus) candidate() string {
+	if g.Candidate == nil {
+		return "-"
+	}
+	text := itoa(g.Candidate.Number)
+	if len(g.Candidate.Instances) > 0 {
+		text += " on " + strings.Join(g.Candidate.Instances, ",")
+	}
+	if share := candidateShare(g.Candidate); share != "-" {
+		text += " for " + share
+	}
+	return text
 }
 
 // state says in a few words how an instance is.
@@ -233,6 +282,8 @@ func (i instanceStatus) state() string {
 		}
 	}
 	add(i.Frozen != "", "frozen: %s", i.Frozen)
+	add(!i.Pinned.IsZero(), "PINNED to %s: routerd ctl unpin on its machine ends it", shortDigest(i.Pinned))
+	add(i.Evicted, "evicted: out of traffic until it serves what is committed")
 	add(i.Stale != "", "stale: %s", i.Stale)
 	add(len(i.Quarantined) > 0, "quarantined: %d", len(i.Quarantined))
 	if i.Preparing != nil {
@@ -240,6 +291,9 @@ func (i instanceStatus) state() string {
 	}
 	if i.Refused != nil {
 		notes = append(notes, "refused "+i.Refused.Digest.Short()+": "+i.Refused.Why)
+	}
+	for _, l := range i.Lacks {
+		notes = append(notes, fmt.Sprintf("lacks revision %d: %s", l.Number, l.Why))
 	}
 	if i.Serving == nil && len(notes) == 0 {
 		notes = append(notes, "serves nothing yet")

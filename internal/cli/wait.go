@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"routerd.dev/internal/analysis"
 	"routerd.dev/internal/rollout"
 	"routerd.dev/internal/store"
 	"routerd.dev/internal/version"
@@ -22,25 +24,33 @@ type waiting struct {
 	timeout    time.Duration
 	straggler  string
 	allowFewer bool
+
+	fs *pflag.FlagSet
 }
 
 func (w *waiting) flags(cmd *cobra.Command) {
-	fs := cmd.Flags()
-	fs.BoolVar(&w.wait, "wait", false, "show progress and return when every registered instance serves it")
-	fs.DurationVar(&w.timeout, "timeout", time.Minute, "with --wait, how long; preparing is given up after the same time")
-	fs.StringVar(&w.straggler, "straggler", "abort", "when an instance is not ready in time: abort, or wait for it")
-	fs.BoolVar(&w.allowFewer, "allow-fewer", false, "switch though fewer than half of the instances of the last commit are registered")
-	_ = cmd.RegisterFlagCompletionFunc("straggler", cobra.FixedCompletions([]string{"abort", "wait"}, cobra.ShellCompDirectiveNoFileComp))
+	w.fs = cmd.Flags()
+	w.fs.BoolVar(&w.wait, "wait", false, "show progress and return when every registered instance serves it")
+	w.fs.DurationVar(&w.timeout, "timeout", time.Minute, "with --wait, how long; preparing is given up after the same time; a strategy with steps has a time of its own for preparing, and is waited for without end unless this is given")
+	w.fs.StringVar(&w.straggler, "straggler", "", "when an instance is not ready in time: abort, wait for it, or evict: leave it behind, out of traffic; without, as the strategy says, else abort")
+	w.fs.BoolVar(&w.allowFewer, "allow-fewer", false, "switch though fewer than half of the instances of the last commit are registered")
+	_ = cmd.RegisterFlagCompletionFunc("straggler", cobra.FixedCompletions(stragglers(), cobra.ShellCompDirectiveNoFileComp))
 }
+
+func stragglers() []string {
+	return []string{string(rollout.StragglerAbort), string(rollout.StragglerWait), string(rollout.StragglerEvict)}
+}
+
+// endless tells whether to wait for a rollout with steps however long it
+// takes: its pauses may wait for a person.
+func (w *waiting) endless() bool { return w.fs == nil || !w.fs.Changed("timeout") }
 
 // apply puts the flags into an intent.
 func (w *waiting) apply(i *rollout.Intent) error {
-	switch p := rollout.Straggler(w.straggler); p {
-	case rollout.StragglerAbort, rollout.StragglerWait:
-		i.Straggler = p
-	default:
-		return fail(ExitUsage, fmt.Errorf("--straggler %s: want abort or wait", w.straggler), "")
+	if w.straggler != "" && !slices.Contains(stragglers(), w.straggler) {
+		return fail(ExitUsage, fmt.Errorf("--straggler %s: want abort, wait or evict", w.straggler), "")
 	}
+	i.Straggler = rollout.Straggler(w.straggler)
 	if w.timeout <= 0 {
 		return fail(ExitUsage, errors.New("--timeout must be more than 0"), "")
 	}
@@ -62,6 +72,13 @@ type outcome struct {
 	Instances []string         `json:"instances,omitempty"` // that serve it
 	Behind    []behind         `json:"behind,omitempty"`    // that do not
 	Seconds   float64          `json:"seconds,omitempty"`
+
+	// Of a rollout with steps.
+	Strategy string           `json:"strategy,omitempty"`
+	Step     string           `json:"step,omitempty"` // where it was when the waiting ended
+	Hold     *rollout.Hold    `json:"hold,omitempty"`
+	Evidence *analysis.Result `json:"evidence,omitempty"`
+	Return   *rollout.Return  `json:"return,omitempty"`
 
 	goals []int64 // the revisions that the groups went to
 }
@@ -85,7 +102,7 @@ func (c *command) conclude(ctx context.Context, s *store.Store, out outcome, w w
 		return c.print(out, func(*table) {})
 	}
 	start := c.env.Now()
-	err := c.follow(ctx, s, &out, w.timeout)
+	err := c.follow(ctx, s, &out, w)
 	out.Seconds = c.env.Now().Sub(start).Seconds()
 	if err != nil && c.output == "table" {
 		return err
@@ -107,29 +124,45 @@ type progress struct {
 	said  map[string]string // the last word about each instance
 	head  string            // the last word about the rollout
 	spoke time.Time         // when the last word was said
+
+	planned bool           // the rollout has steps
+	at      rollout.Cursor // the first of them that was not named yet
 }
 
-// stillAfter is how long nothing may be new before the waiting is explained again.
-const stillAfter = 5 * time.Second
+// How long nothing may be new before the waiting is explained again: a rollout
+// with steps takes minutes, and waits for people.
+const (
+	stillAfter  = 5 * time.Second
+	stillInPlan = time.Minute
+)
 
 // follow waits until the rollout that out names ended well and every
 // registered instance of its groups serves what it committed, and notes in out
 // what it found. The error says who did not get there and why.
-func (c *command) follow(ctx context.Context, s *store.Store, out *outcome, timeout time.Duration) error {
+func (c *command) follow(ctx context.Context, s *store.Store, out *outcome, w waiting) error {
 	// The controller gives up at the timeout and says why: that answer is
 	// better than our own, so it gets a moment to arrive.
-	ctx, cancel := context.WithTimeout(ctx, timeout+2*time.Second)
-	defer cancel()
+	end := time.Now().Add(w.timeout + 2*time.Second)
 	p := &progress{c: c, s: s, out: out, said: map[string]string{}, spoke: c.env.Now()}
 	c.doing("")
-	const look = 20 * time.Millisecond // reports wake nobody
+	// Reports wake nobody. Steps take long, and while two revisions are
+	// compared a view is large.
+	const look, lookInPlan = 20 * time.Millisecond, 250 * time.Millisecond
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	var last error
 	for {
+		ctx, cancel := ctx, func() {}
+		if !p.planned || !w.endless() {
+			ctx, cancel = context.WithDeadline(ctx, end)
+		}
 		done, err := p.look(ctx)
 		if done {
+			cancel()
 			return err
+		}
+		if p.planned {
+			tick.Reset(lookInPlan)
 		}
 		if ctx.Err() == nil { // else the look was cut short and knows nothing
 			last = err
@@ -137,14 +170,25 @@ func (c *command) follow(ctx context.Context, s *store.Store, out *outcome, time
 		}
 		select {
 		case <-ctx.Done():
+			cancel()
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return fail(ExitFailed, errors.New("interrupted; what was asked for goes on"), "routectl status --watch follows it; routectl abort ends it")
 			}
-			return fail(ExitNotReached, fmt.Errorf("not every instance serves it after %v: %w", timeout, last),
-				"it may still get there: routectl status --watch; routectl rollback takes it back")
+			return p.late(w.timeout, last)
 		case <-tick.C:
+			cancel()
 		}
 	}
+}
+
+// late says that the rollout takes longer than somebody wanted to wait.
+func (p *progress) late(timeout time.Duration, last error) error {
+	if p.planned {
+		return fail(ExitNotReached, fmt.Errorf("rollout %s is not over after %v: %w", p.out.Rollout, timeout, last),
+			"it goes on: routectl rollout status --watch follows it; routectl rollout abort takes it back")
+	}
+	return fail(ExitNotReached, fmt.Errorf("not every instance serves it after %v: %w", timeout, last),
+		"it may still get there: routectl status --watch; routectl rollback takes it back")
 }
 
 // look reads where the rollout is. The error says what is waited for, or, when
@@ -162,7 +206,7 @@ func (p *progress) look(ctx context.Context) (done bool, err error) {
 	case err != nil:
 		return false, err
 	}
-	p.out.Phase, p.out.Why, p.out.Epochs = r.Phase, r.Why, r.Epochs
+	p.note(r)
 	if r.Phase.Final() && r.Phase != rollout.PhaseDone {
 		// What the last look found stays; those that were ready are not to blame.
 		p.out.Behind = slices.DeleteFunc(p.out.Behind, func(b behind) bool { return b.Why == stateReady })
@@ -177,6 +221,14 @@ func (p *progress) look(ctx context.Context) (done bool, err error) {
 		return true, fail(ExitFailed, fmt.Errorf("refused: %s", r.Why), "nothing was switched; every instance serves what it served")
 	case rollout.PhaseSuperseded:
 		return true, fail(ExitConflict, fmt.Errorf("superseded: %s", r.Why), "routectl status --watch shows the later one")
+	case rollout.PhaseRolledBack:
+		return true, p.wentBack(r)
+	}
+	if r.Plan != nil && r.Phase != rollout.PhaseDone {
+		return false, p.step(v, r)
+	}
+	if r.Plan != nil {
+		p.passed(r)
 	}
 	p.say(phaseText(r))
 	p.instances(v, r)
@@ -184,6 +236,20 @@ func (p *progress) look(ctx context.Context) (done bool, err error) {
 		return true, nil
 	}
 	return false, errors.New(p.missing(r))
+}
+
+// note keeps for the output what the record says.
+func (p *progress) note(r rollout.Rollout) {
+	p.planned = p.planned || r.Plan != nil
+	o := p.out
+	o.Phase, o.Why, o.Epochs = r.Phase, r.Why, r.Epochs
+	o.Hold, o.Evidence, o.Return, o.Step = r.Hold, r.Evidence, r.Return, ""
+	if r.Plan != nil {
+		o.Strategy = r.Plan.Name
+	}
+	if !r.Phase.Final() {
+		o.Step = placeText(&r)
+	}
 }
 
 // unanswered tells why there is no rollout yet, or that there never will be.
@@ -209,6 +275,8 @@ func phaseText(r rollout.Rollout) string {
 		rollout.PhaseFirst:      r.First + " prepares it first",
 		rollout.PhasePreparing:  "every instance prepares it",
 		rollout.PhaseCommitting: "every instance holds it",
+		rollout.PhaseRunning:    "under way",
+		rollout.PhaseReturning:  "it goes back",
 		rollout.PhaseDone:       "committed",
 	}[r.Phase]
 	if r.Why != "" {
@@ -332,7 +400,11 @@ func (p *progress) say(head string) {
 
 // still says again what is waited for when nothing was new for a while.
 func (p *progress) still(why error) {
-	if why != nil && p.c.env.Now().Sub(p.spoke) >= stillAfter {
+	after := stillAfter
+	if p.planned {
+		after = stillInPlan
+	}
+	if why != nil && p.c.env.Now().Sub(p.spoke) >= after {
 		p.talk("still waiting: %v", why)
 	}
 }

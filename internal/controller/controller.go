@@ -10,6 +10,7 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 
+	"routerd.dev/internal/check"
 	"routerd.dev/internal/rollout"
 	"routerd.dev/internal/store"
 )
@@ -23,6 +24,8 @@ type Source interface {
 	// Watch calls wake, one call after the other, when something may have
 	// changed, until ctx ends.
 	Watch(ctx context.Context, wake func(store.Wake)) error
+	// GC deletes what nothing needs; it is safe beside everything else.
+	GC(ctx context.Context, by string, keep store.KeepPolicy) (store.Collected, error)
 }
 
 // A Term is the time for which a controller was elected.
@@ -30,6 +33,9 @@ type Term interface {
 	// Apply carries a change out or writes nothing; it fails with
 	// store.ErrDeposed, store.ErrStale or store.ErrNotReady.
 	Apply(ctx context.Context, at *rollout.View, c rollout.Change) error
+	// PutChecks writes what checks answered, or nothing; it fails with
+	// store.ErrDeposed, or store.ErrNotFound when the rollout is over. It makes no Apply stale.
+	PutChecks(ctx context.Context, c rollout.Checks) error
 	// Done is closed when the term is known to have ended.
 	Done() <-chan struct{}
 	// Resign ends the term.
@@ -62,6 +68,9 @@ type Options struct {
 
 	// MaxBackoff bounds the pause after failures; 0 for 5 s.
 	MaxBackoff time.Duration
+
+	// Notify says whom to tell what becomes of rollouts.
+	Notify NotifyOptions
 }
 
 // A Controller is one candidate for the election.
@@ -70,10 +79,12 @@ type Controller struct {
 	o   Options
 	log *slog.Logger
 	m   *meters
+	n   *notifier
+	ask func(context.Context, rollout.Check) (value float64, ok bool, err error)
 }
 
-// New returns a controller that works on src once it runs. It fails only when
-// the meter refuses an instrument.
+// New returns a controller that works on src once it runs. It fails when the
+// meter refuses an instrument, or a webhook's URL is none.
 func New(src Source, o Options) (*Controller, error) {
 	if o.ID == "" {
 		o.ID = "controller-" + rand.Text()[:8]
@@ -89,13 +100,24 @@ func New(src Source, o Options) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Controller{src: src, o: o, log: log.With("controller", o.ID), m: m}, nil
+	log = log.With("controller", o.ID)
+	n, err := newNotifier(o.Notify, log, m)
+	if err != nil {
+		return nil, err
+	}
+	return &Controller{src: src, o: o, log: log, m: m, n: n, ask: check.Ask}, nil
 }
 
 // Run campaigns and, whenever it is elected, moves the fleet, until ctx ends; then it
 // resigns and returns nil. Trouble with etcd is logged and tried again, so
 // that a router's traffic never depends on it.
 func (c *Controller) Run(ctx context.Context) error {
+	// What the last change did is told after the last term: so it ends last.
+	telling, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() { c.n.run(telling) })
+	defer wg.Wait()
+	defer stop()
 	for try := 0; ctx.Err() == nil; {
 		term, err := c.src.Campaign(ctx, c.o.ID, c.o.TTL)
 		if ctx.Err() != nil && err != nil {
@@ -139,7 +161,11 @@ func (c *Controller) lead(ctx context.Context, term Term) {
 			c.log.Error("watch ended", "err", err) // Looking again by time goes on.
 		}
 	})
-	l := leader{c: c, term: term}
+	l := leader{c: c, term: term, asker: newAsker(c, term)}
+	defer func() { c.m.seen(ctx, nil) }()
+	defer l.asker.wg.Wait()
+	defer stop()
+	wg.Go(func() { l.collect(ctx) })
 	timer := time.NewTimer(0) // Looks once at once.
 	defer timer.Stop()
 	for failed := 0; ; {

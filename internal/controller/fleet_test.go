@@ -186,6 +186,9 @@ func TestI4_DeposedWritesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := term.PutChecks(t.Context(), rollout.Checks{Rollout: id}); outcome(err) != "deposed" {
+		t.Errorf("the deposed controller's answers: %v", err)
+	}
 	close(frozen.on)
 	if err := <-frozen.result; outcome(err) != "deposed" {
 		t.Errorf("the deposed controller's write: %v", err)

@@ -8,6 +8,7 @@ import (
 	mrand "math/rand/v2"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"routerd.dev/internal/rollout"
@@ -16,8 +17,11 @@ import (
 
 // A leader is a controller during one term.
 type leader struct {
-	c    *Controller
-	term Term
+	c     *Controller
+	term  Term
+	asker *asker
+
+	historyLimit atomic.Int64 // of the newest view
 
 	seen int64     // etcd's revision at which nothing was left to do
 	at   time.Time // when that was
@@ -66,6 +70,9 @@ func (l *leader) step(ctx context.Context) (next time.Time, done bool, err error
 		return next, false, fmt.Errorf("read view: %w", err)
 	}
 	v.Seed = rand.Text()
+	l.historyLimit.Store(int64(v.Fleet.Settings.HistoryLimit))
+	l.c.m.seen(ctx, v)
+	l.asker.see(ctx, v)
 	change, next, err := decide(v)
 	if err != nil {
 		l.c.m.stepped(ctx, began, "failed")

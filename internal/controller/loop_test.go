@@ -22,6 +22,8 @@ type script struct {
 	mu        sync.Mutex
 	view      func() (*rollout.View, error)
 	apply     func(rollout.Change) error
+	put       func(context.Context, rollout.Checks) error
+	gc        func() (store.Collected, error)
 	wake      func(store.Wake)
 	views     []time.Time
 	campaigns int
@@ -52,6 +54,12 @@ func (s *script) Watch(ctx context.Context, wake func(store.Wake)) error {
 	return ctx.Err()
 }
 
+func (s *script) GC(context.Context, string, store.KeepPolicy) (store.Collected, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gc()
+}
+
 type scriptTerm struct {
 	s    *script
 	done chan struct{}
@@ -61,6 +69,16 @@ func (t *scriptTerm) Apply(_ context.Context, _ *rollout.View, c rollout.Change)
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
 	return t.s.apply(c)
+}
+
+func (t *scriptTerm) PutChecks(ctx context.Context, c rollout.Checks) error {
+	t.s.mu.Lock()
+	put := t.s.put
+	t.s.mu.Unlock()
+	if put == nil {
+		return nil
+	}
+	return put(ctx, c)
 }
 
 func (t *scriptTerm) Done() <-chan struct{} { return t.done }

@@ -5,18 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"routerd.dev/internal/engine"
 	"routerd.dev/internal/yamlfile"
 )
 
@@ -46,9 +42,16 @@ type Config struct {
 	EtcdDir      string
 
 	Controller  bool
+	NotifyURLs  []string // who is told what becomes of rollouts, while this instance is the controller
+	NotifyKey   string   // file of the key that signs what they are told
 	StateDir    string
+	Control     string // unix socket; empty for one in StateDir
 	JoinTimeout time.Duration
 	LeaseTTL    time.Duration
+
+	TokenKey    string // file; empty for no tokens
+	TokenCookie string
+	TokenStrict bool
 
 	TrustedProxies    []string
 	ResponseHeaders   bool
@@ -70,6 +73,8 @@ type Config struct {
 	LogFormat string
 	LogLevel  string
 	AccessLog string
+
+	leeway *engine.Leeway // of the process, whose instances share it; nil for none
 }
 
 // Flags adds a flag for every setting to fs, with its default and its help.
@@ -97,9 +102,16 @@ func (c *Config) Flags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.EtcdDir, "embedded-etcd-dir", "", "data of the embedded etcd; empty for etcd/ under the state directory")
 
 	fs.BoolVar(&c.Controller, "controller", false, "stand for election as the fleet's controller (needs write access to the whole prefix)")
+	fs.StringArrayVar(&c.NotifyURLs, "notify-url", nil, "while this instance is the controller, tell this address what becomes of rollouts; may be repeated")
+	fs.StringVar(&c.NotifyKey, "notify-key", "", "file with the key that signs what notify-url is told")
 	fs.StringVar(&c.StateDir, "state-dir", "/var/lib/routerd", "where what was served is remembered, for starting without etcd")
+	fs.StringVar(&c.Control, "control", "", "unix socket for routerd ctl; empty for control.sock under the state directory")
 	fs.DurationVar(&c.JoinTimeout, "join-timeout", 10*time.Second, "how long a start waits for etcd before it serves from the state directory")
 	fs.DurationVar(&c.LeaseTTL, "lease-ttl", 10*time.Second, "an instance that etcd has not heard of for this long counts as gone")
+
+	fs.StringVar(&c.TokenKey, "token-key", "", "file of the keys of tokens, by which clients do not go back in time when they move between instances; read again when it changes; empty for no tokens")
+	fs.StringVar(&c.TokenCookie, "token-cookie", "", "carry the token in a cookie of this name, besides the header Routerd-Token")
+	fs.BoolVar(&c.TokenStrict, "token-strict", false, "answer 503 to a client that saw a later epoch whose revision this instance does not hold, instead of serving what it has")
 
 	fs.StringSliceVar(&c.TrustedProxies, "trusted-proxies", nil, "CIDRs of proxies whose X-Forwarded-* are believed")
 	fs.BoolVar(&c.ResponseHeaders, "response-headers", false, "say in Routerd-* headers of each answer which route, revision, epoch and instance gave it")
@@ -349,7 +361,7 @@ func PrintConfig(w io.Writer, fs *pflag.FlagSet, origins map[string]Origin) erro
 		} else if f.Value.Type() == "string" {
 			text = quote(text)
 		}
-		if f.Name == "etcd-password" && f.Value.String() != "" && !strings.HasPrefix(f.Value.String(), "file:") {
+		if isSecret(f) {
 			_, err = fmt.Fprintf(w, "# %s is set and not shown  # %s\n", f.Name, origins[f.Name])
 			return
 		}
@@ -358,147 +370,21 @@ func PrintConfig(w io.Writer, fs *pflag.FlagSet, origins map[string]Origin) erro
 	return err
 }
 
+// isSecret tells whether a setting's value is not to be shown. Addresses that
+// are told things often have a password in them.
+func isSecret(f *pflag.Flag) bool {
+	switch f.Name {
+	case "etcd-password":
+		return f.Value.String() != "" && !strings.HasPrefix(f.Value.String(), "file:")
+	case "notify-url":
+		s, ok := f.Value.(pflag.SliceValue)
+		return !ok || len(s.GetSlice()) > 0
+	}
+	return false
+}
+
 // quote gives text as a file may have it. Every JSON string is one of YAML.
 func quote(s string) string {
 	b, _ := json.Marshal(s) // a string always has a JSON form
 	return string(b)
-}
-
-// Check returns everything that is wrong with the settings, each with the name
-// of its setting.
-func (c *Config) Check() error {
-	var errs []error
-	bad := func(key, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
-	}
-	for key, v := range map[string]string{"group": c.Group, "instance": c.Instance} {
-		if !nameOK(v) {
-			bad(key, "%q: want 1 to 63 letters, digits, '.', '_' or '-'", v)
-		}
-	}
-	addrs := []struct{ key, addr string }{{"http", c.HTTP}, {"https", c.HTTPS}, {"h2c", c.H2C}, {"admin", c.Admin}}
-	if c.EmbeddedEtcd {
-		addrs = append(addrs, struct{ key, addr string }{"embedded-etcd-listen", c.EtcdListen})
-	}
-	for n, a := range addrs {
-		if a.addr == "" && a.key != "embedded-etcd-listen" {
-			continue
-		}
-		if err := checkAddr(a.addr); err != nil {
-			bad(a.key, "%v", err)
-		}
-		for _, b := range addrs[:n] {
-			if a.addr == b.addr && !strings.HasSuffix(a.addr, ":0") {
-				bad(a.key, "%s is the address of %s, too", a.addr, b.key)
-			}
-		}
-	}
-	if c.HTTP == "" && c.HTTPS == "" && c.H2C == "" {
-		bad("http", "one of http, https and h2c must be given")
-	}
-	if c.HTTPS != "" && (c.TLSCert == "" || c.TLSKey == "") {
-		bad("https", "needs tls-cert and tls-key")
-	}
-	if c.HTTPS == "" && (c.TLSCert != "" || c.TLSKey != "") {
-		bad("tls-cert", "goes with https, which is not given")
-	}
-	if (c.EtcdCert == "") != (c.EtcdKey == "") {
-		bad("etcd-cert", "goes with etcd-key")
-	}
-	if (c.EtcdUser == "") != (c.EtcdPassword == "") {
-		bad("etcd-user", "goes with etcd-password")
-	}
-	if len(c.Endpoints) == 0 && !c.EmbeddedEtcd {
-		bad("endpoints", "at least one is needed, such as 127.0.0.1:2379")
-	}
-	if slices.Contains(c.Endpoints, "") {
-		bad("endpoints", "one of them is empty")
-	}
-	if strings.Trim(c.Prefix, "/") == "" {
-		bad("prefix", "%q: want one of the fleet's own, such as /routerd", c.Prefix)
-	}
-	if c.StateDir == "" {
-		bad("state-dir", "must be given: without it a start without etcd serves nothing")
-	}
-	for _, p := range c.TrustedProxies {
-		if _, err := parsePrefix(p); err != nil {
-			bad("trusted-proxies", "%v", err)
-		}
-	}
-	for _, r := range []struct {
-		key  string
-		ok   bool
-		want string
-	}{
-		{"join-timeout", c.JoinTimeout > 0, "more than 0"},
-		{"lease-ttl", c.LeaseTTL >= 2*time.Second && c.LeaseTTL <= time.Hour, "2s to 1h"},
-		{"read-header-timeout", c.ReadHeaderTimeout > 0, "more than 0"},
-		{"idle-timeout", c.IdleTimeout > 0, "more than 0"},
-		{"max-header-bytes", c.MaxHeaderBytes >= 1024 && c.MaxHeaderBytes <= 16<<20, "1024 to 16777216"},
-		{"max-body-bytes", c.MaxBodyBytes >= 0, "0 or more"},
-		{"max-connections", c.MaxConnections >= 0 && c.MaxConnections <= 1<<24, "0 to 16777216"},
-		{"drain-timeout", c.DrainTimeout >= 0, "0 or more"},
-		{"drain-delay", c.DrainDelay >= 0, "0 or more"},
-		{"compile-memory", c.CompileMemory >= 16<<20, "16777216 or more"},
-		{"compile-time", c.CompileTime > 0, "more than 0"},
-		{"compile-percent", c.CompilePercent >= 1 && c.CompilePercent <= 100, "1 to 100"},
-	} {
-		if !r.ok {
-			bad(r.key, "out of range: want %s", r.want)
-		}
-	}
-	if _, err := c.level(); err != nil {
-		errs = append(errs, err)
-	}
-	if !slices.Contains([]string{"text", "json"}, c.LogFormat) {
-		bad("log-format", "%q: want text or json", c.LogFormat)
-	}
-	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-	return errors.Join(errs...)
-}
-
-func (c *Config) level() (slog.Level, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		return l, fmt.Errorf("log-level: %q: want debug, info, warn or error", c.LogLevel)
-	}
-	return l, nil
-}
-
-// checkAddr tells whether addr can be listened on, as far as it says itself.
-func checkAddr(addr string) error {
-	const want = "want host:port, such as 127.0.0.1:8080"
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return fmt.Errorf("%q: %s", addr, want)
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
-		return fmt.Errorf("%q: the port is a number up to 65535: %s", addr, want)
-	}
-	return nil
-}
-
-func parsePrefix(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil {
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return p, fmt.Errorf("%q: want an address or a CIDR", s)
-	}
-	return p.Masked(), nil
-}
-
-func nameOK(s string) bool {
-	if s == "" || len(s) > 63 {
-		return false
-	}
-	for _, r := range s {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '_', r == '-':
-		default:
-			return false
-		}
-	}
-	return true
 }

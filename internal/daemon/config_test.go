@@ -175,7 +175,7 @@ func TestPrintedConfigIsTheConfig(t *testing.T) {
 					v = "file:" + v
 				}
 				err = fs.Set(f.Name, v)
-			case "stringSlice":
+			case "stringSlice", "stringArray":
 				err = f.Value.(pflag.SliceValue).Replace(rapid.SliceOfN(text, 1, 3).Draw(rt, f.Name))
 			default:
 				rt.Fatalf("%s has a type that this test does not know: %s", f.Name, f.Value.Type())
@@ -192,7 +192,8 @@ func TestPrintedConfigIsTheConfig(t *testing.T) {
 		if _, err := Load(fs2, write(t, "c.yaml", shown.String()), nil); err != nil {
 			rt.Fatalf("%v in:\n%s", err, shown.String())
 		}
-		for _, list := range []*[]string{&c.Endpoints, &c.TrustedProxies, &again.Endpoints, &again.TrustedProxies} {
+		c.NotifyURLs = nil // secret
+		for _, list := range []*[]string{&c.Endpoints, &c.TrustedProxies, &again.Endpoints, &again.TrustedProxies, &again.NotifyURLs} {
 			if len(*list) == 0 {
 				*list = nil
 			}
@@ -204,7 +205,7 @@ func TestPrintedConfigIsTheConfig(t *testing.T) {
 }
 
 func TestSecretsAreNotShown(t *testing.T) {
-	_, fs := settings(t, "--etcd-user", "u", "--etcd-password", "hunter2")
+	_, fs := settings(t, "--etcd-user", "u", "--etcd-password", "hunter2", "--notify-url", "https://hook/hunter2")
 	origins, err := Load(fs, "", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -213,7 +214,8 @@ func TestSecretsAreNotShown(t *testing.T) {
 	if err := PrintConfig(&shown, fs, origins); err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(shown.String(), "hunter2") || !strings.Contains(shown.String(), "# etcd-password is set and not shown  # flag") {
+	if strings.Contains(shown.String(), "hunter2") || !strings.Contains(shown.String(), "# etcd-password is set and not shown  # flag") ||
+		!strings.Contains(shown.String(), "# notify-url is set and not shown  # flag") {
 		t.Errorf("shown:\n%s", shown.String())
 	}
 }

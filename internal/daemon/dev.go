@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
+	"routerd.dev/internal/engine"
 	"routerd.dev/internal/telemetry"
 )
 
@@ -162,12 +163,14 @@ func (o *DevOptions) run(ctx context.Context, f *devFleet, out io.Writer) error 
 // instances builds the fleet: canary-1, then main-1, main-2 and so on.
 func (o *DevOptions) instances(ctx context.Context, dir, endpoint string) ([]*instance, error) {
 	var out []*instance
+	leeway := engine.NewLeeway(garbage)
 	for n := range o.Instances {
 		group, number := "canary", 1
 		if n > 0 {
 			group, number = "main", n
 		}
 		cfg, err := o.config(dir, endpoint, group, number, n)
+		cfg.leeway = leeway
 		var i *instance
 		if err == nil {
 			i, err = newInstance(ctx, cfg, telemetry.Config{})

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/http"
 	"strings"
 	"time"
 
@@ -152,45 +151,7 @@ func (o *DevOptions) listenUpstreams() ([]net.Listener, error) {
 func serveUpstreams(ctx context.Context, ls []net.Listener) error {
 	var g errgroup.Group
 	for n, l := range ls {
-		name := string(rune('A' + n))
-		srv := &http.Server{Handler: exampleUpstream(name), ReadHeaderTimeout: 10 * time.Second}
-		stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-		g.Go(func() error {
-			defer stop()
-			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("example upstream %s: %w", name, err)
-			}
-			return nil
-		})
+		g.Go(func() error { return serveUpstream(ctx, l, string(rune('A'+n))) })
 	}
 	return g.Wait()
-}
-
-// exampleUpstream says what it was asked, and streams the time at /events.
-func exampleUpstream(name string) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		fmt.Fprintf(w, "upstream %s was asked %s %s for %s\n", name, r.Method, r.URL.RequestURI(), r.Host)
-	})
-	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		flush := http.NewResponseController(w)
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		for {
-			if _, err := io.WriteString(w, "data: "+time.Now().Format(time.TimeOnly)+"\n\n"); err != nil {
-				return
-			}
-			if err := flush.Flush(); err != nil {
-				return
-			}
-			select {
-			case <-r.Context().Done():
-				return
-			case <-tick.C:
-			}
-		}
-	})
-	return mux
 }

@@ -17,6 +17,8 @@
 //     connections and what is left of a body after the answer are bounded here,
 //     what stalls while it is proxied by package proxy.
 //   - Secrets are not printed.
+//   - Orders are taken on a unix socket that only the instance's user can open,
+//     also without etcd; it is there before anything is served and goes last.
 //
 // # Concurrency
 //

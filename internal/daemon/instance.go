@@ -7,7 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,6 +26,7 @@ import (
 	"routerd.dev/internal/route"
 	"routerd.dev/internal/store"
 	"routerd.dev/internal/telemetry"
+	"routerd.dev/internal/token"
 	"routerd.dev/internal/version"
 )
 
@@ -42,6 +46,8 @@ type instance struct {
 	cert    *certificate           // nil without HTTPS
 	fronts  []listener
 	admin   []listener
+	ctl     []listener  // takes orders
+	tokens  *token.Keys // nil for none
 	state   *stateLock
 }
 
@@ -78,7 +84,7 @@ func newInstance(ctx context.Context, cfg Config, logTo telemetry.Config) (_ *in
 	if err := i.buildDataPlane(); err != nil {
 		return nil, err
 	}
-	if err := i.bind(); err != nil {
+	if err := i.bind(ctx); err != nil {
 		return nil, err
 	}
 	if err := i.buildControl(); err != nil {
@@ -98,6 +104,14 @@ func (i *instance) buildDataPlane() error {
 		ResponseHeaders: i.cfg.ResponseHeaders,
 		Path:            i.cfg.paths(),
 		MaxBody:         i.cfg.MaxBodyBytes,
+	}
+	if i.cfg.TokenKey != "" {
+		keys, err := token.Load(i.cfg.TokenKey)
+		if err != nil {
+			return fmt.Errorf("token-key: %w", err)
+		}
+		i.tokens = keys
+		o.Token, o.TokenCookie, o.Strict, o.Behind = keys, i.cfg.TokenCookie, i.cfg.TokenStrict, func() { i.agent.Behind() }
 	}
 	observers := []engine.Observer{i.tele.Spans(), i.tele.Panics()}
 	if i.access != nil {
@@ -120,7 +134,7 @@ func (i *instance) buildDataPlane() error {
 }
 
 // bind opens every address, so that a taken port is named before anything runs.
-func (i *instance) bind() (err error) {
+func (i *instance) bind(ctx context.Context) (err error) {
 	if i.cfg.HTTPS != "" {
 		if i.cert, err = newCertificate(i.cfg.TLSCert, i.cfg.TLSKey); err != nil {
 			return err
@@ -130,6 +144,11 @@ func (i *instance) bind() (err error) {
 	if i.fronts, err = i.cfg.bind(i.front, tlsConfig, i.log); err != nil {
 		return err
 	}
+	c, err := listenControl(ctx, i.cfg.ControlPath())
+	if err != nil {
+		return err
+	}
+	i.ctl = []listener{newListener("control", c, i.cfg.controlServer(i.log))}
 	if i.cfg.Admin == "" {
 		return nil
 	}
@@ -161,6 +180,7 @@ func (i *instance) buildControl() (err error) {
 	i.store, err = store.Open(store.Config{
 		Endpoints: i.cfg.Endpoints, Prefix: i.cfg.Prefix, TLS: tlsConfig,
 		Username: i.cfg.EtcdUser, Password: password, Logger: i.log,
+		Sources: &store.Sources{CA: i.cfg.EtcdCA, Cert: i.cfg.EtcdCert, Key: i.cfg.EtcdKey, Password: i.cfg.EtcdPassword},
 	})
 	if err != nil {
 		return err
@@ -176,22 +196,18 @@ func (i *instance) buildControl() (err error) {
 	i.agent, err = agent.New(agent.Deps{
 		Store: i.store, Snapshots: i.store, Switch: i.sw, Library: i.lib, Cache: version.NewCache(cachedModules),
 	}, agent.Options{
-		Who: who, StateDir: i.cfg.StateDir, JoinTimeout: i.cfg.JoinTimeout, LeaseTTL: i.cfg.LeaseTTL,
-		BuildTimeout: i.cfg.CompileTime,
-		Compile:      engine.Options{Budget: engine.Budget{Memory: i.cfg.CompileMemory, Percent: i.cfg.CompilePercent}},
+		Who: who, StateDir: i.cfg.StateDir, CrashNote: crashNote, JoinTimeout: i.cfg.JoinTimeout, LeaseTTL: i.cfg.LeaseTTL,
+		BuildTimeout: i.cfg.CompileTime, EvictDelay: i.cfg.DrainDelay,
+		Compile:      engine.Options{Budget: engine.Budget{Memory: i.cfg.CompileMemory, Percent: i.cfg.CompilePercent, Leeway: i.cfg.leeway}},
 		Capabilities: capabilities, Counts: i.counts, Logger: i.tele.Logger, Meter: i.tele.Meter,
 	})
 	if err != nil {
 		return err
 	}
-	if i.cfg.Controller {
-		i.control, err = controller.New(controller.Of(i.store), controller.Options{
-			ID: i.cfg.Instance, Logger: i.tele.Logger.With("instance", i.cfg.Instance), Meter: i.tele.Meter,
-		})
-		if err != nil {
-			return err
-		}
+	if err := i.buildController(); err != nil {
+		return err
 	}
+	i.ctl[0].server.Handler = control(i.agent, i.log)
 	if len(i.admin) > 0 {
 		i.admin[0].server.Handler = admin.New(admin.Options{
 			Agent: i.agent, Server: i.sw, Metrics: i.tele.MetricsPage(), Paths: i.cfg.paths(),
@@ -202,6 +218,28 @@ func (i *instance) buildControl() (err error) {
 		Instance: i.agent, Pools: i.lib.Upstreams.Stats, Unserved: i.sw.Unserved, AccessLog: i.access,
 		Connections: i.connections,
 	})
+}
+
+// crashNote has a dying runtime say why in f, too.
+func crashNote(f *os.File) error { return debug.SetCrashOutput(f, debug.CrashOptions{}) }
+
+func (i *instance) buildController() (err error) {
+	if !i.cfg.Controller {
+		return nil
+	}
+	o := controller.Options{
+		ID: i.cfg.Instance, Logger: i.tele.Logger.With("instance", i.cfg.Instance),
+		Meter: labeled(i.tele.Meter, i.cfg.Group, i.cfg.Instance),
+	}
+	if len(i.cfg.NotifyURLs) > 0 {
+		key, err := readSecret(i.cfg.NotifyKey)
+		if err != nil {
+			return fmt.Errorf("notify-key: %w", err)
+		}
+		o.Notify = controller.NotifyOptions{URLs: i.cfg.NotifyURLs, Key: key}
+	}
+	i.control, err = controller.New(controller.Of(i.store), o)
+	return err
 }
 
 // connections counts the data plane's, those that were upgraded left out.
@@ -244,8 +282,17 @@ func (i *instance) run(ctx context.Context) error {
 	}
 	part(func() error { return i.agent.Run(background) })
 	part(func() error { return i.lib.Upstreams.Run(background) })
+	// Nobody waits for it: the disk that it looks at may hang.
+	var place sync.WaitGroup
+	place.Go(func() { i.keepPlace(ending) })
+	// It ends with the lease, not after it: each may take its time.
+	leading, resign := context.WithCancel(background)
+	defer resign()
 	if i.control != nil {
-		part(func() error { return i.control.Run(background) })
+		part(func() error { return i.control.Run(leading) })
+	}
+	if i.tokens != nil {
+		part(func() error { watchKeys(background, i.tokens, i.log); return nil })
 	}
 	if i.access != nil {
 		part(func() error { return i.access.Run(background) })
@@ -254,17 +301,18 @@ func (i *instance) run(ctx context.Context) error {
 		part(func() error { return i.cert.watch(background, i.log) })
 	}
 	<-ending.Done()
-	i.drain(context.WithoutCancel(ctx))
+	i.drain(context.WithoutCancel(ctx), resign)
 	stop()
 	return g.Wait()
 }
 
-// listeners are all of them, the admin's last.
-func (i *instance) listeners() []listener { return slices.Concat(i.fronts, i.admin) }
+// listeners are all of them, those for operators last.
+func (i *instance) listeners() []listener { return slices.Concat(i.fronts, i.admin, i.ctl) }
 
 // drain ends serving without losing a request, within bounds. What does not
-// fit is logged: the process was told to end, and does.
-func (i *instance) drain(ctx context.Context) {
+// fit is logged: the process was told to end, and does. resign has the controller
+// end while the lease is given back.
+func (i *instance) drain(ctx context.Context, resign func()) {
 	i.log.Info("draining", "delay", i.cfg.DrainDelay, "timeout", i.cfg.DrainTimeout)
 	i.agent.Drain()
 	i.front.draining.Store(true)
@@ -284,12 +332,13 @@ func (i *instance) drain(ctx context.Context) {
 	// The requests are done or cut: from here on nobody needs to wait for us.
 	leave, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
+	resign()
 	if err := i.agent.Leave(leave); err != nil {
 		i.log.Warn("the lease was not given back: the group waits until it ends", "err", err)
 	}
 	// Those that were cut notice before what they use is closed.
 	_ = poll(leave, func() bool { return i.connections() == 0 && i.lib.Upstreams.Stats().Tunnels == 0 })
-	shutdown(leave, i.admin)
+	shutdown(leave, slices.Concat(i.admin, i.ctl))
 }
 
 // poll looks often until cond holds or ctx ends.

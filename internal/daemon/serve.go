@@ -10,6 +10,7 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"go.etcd.io/etcd/server/v3/embed"
 
+	"routerd.dev/internal/engine"
 	"routerd.dev/internal/telemetry"
 )
 
@@ -32,6 +33,7 @@ func Serve(ctx context.Context, cfg Config) (err error) {
 		}
 		defer stopEtcd(etcd)
 	}
+	cfg.leeway = engine.NewLeeway(garbage)
 	i, err := newInstance(ctx, cfg, telemetry.Config{})
 	if err != nil {
 		return err
@@ -47,6 +49,10 @@ func Serve(ctx context.Context, cfg Config) (err error) {
 	}
 	return i.run(ctx)
 }
+
+// garbage is how many bytes may lie about while a large table is prepared,
+// before they are collected at the cost of the requests served meanwhile.
+const garbage = 512 << 20
 
 // embed starts an etcd and points the settings at it.
 func (c *Config) embed(ctx context.Context) (*embed.Etcd, error) {

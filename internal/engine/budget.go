@@ -15,10 +15,18 @@ type Budget struct {
 	Memory int64
 
 	// Percent is the part of one core to use, 1..100; after each slice of work
-	// the compile sleeps for the rest, but for the first milliseconds, which are
-	// all that a usual change takes. 0 is 100: it never sleeps. A compile uses one
+	// the compile sleeps for the rest, but at the beginning, which is all that a
+	// usual change takes. 0 is 100: it never sleeps. A compile uses one
 	// core at most in any case.
 	Percent int
+
+	// Leeway, if not nil, is for who prepares: taken before a large table is
+	// decoded, given back when it is compiled. Compile itself does not use it.
+	Leeway *Leeway
+
+	// Beat, if not nil, is called every now and then: the compile lives. It must be
+	// quick.
+	Beat func()
 }
 
 // DefaultMemory is the memory an engine may take when a Budget names none:
@@ -37,15 +45,22 @@ const (
 // slice is how long a compile works before it lets others run.
 const slice = 500 * time.Microsecond
 
-// burst is the work of a compile that is not paced: it is over before anybody
-// could notice, and a fleet waits for it twice, once for the first instance.
-const burst = 5 * time.Millisecond
+// burst is how many steps of a compile are not paced: what a table of some two
+// thousand routes takes is over before anybody could notice, and a fleet waits for it
+// twice, once for the first instance. Steps are counted and not time, which on a busy
+// machine passes while others work. What takes longer than longBurst for all that is
+// paced: regular expressions take their time.
+const (
+	burst     = 4096
+	longBurst = 25 * time.Millisecond
+)
 
 // A pacer keeps a compile within its budget.
 type pacer struct {
 	ctx     context.Context
 	percent int
 	memory  int64
+	beat    func()
 	used    int64
 	steps   int
 	since   time.Time
@@ -53,7 +68,7 @@ type pacer struct {
 }
 
 func newPacer(ctx context.Context, b Budget) *pacer {
-	p := &pacer{ctx: ctx, percent: b.Percent, memory: b.Memory, since: time.Now()}
+	p := &pacer{ctx: ctx, percent: b.Percent, memory: b.Memory, beat: b.Beat, since: time.Now()}
 	if p.memory <= 0 {
 		p.memory = DefaultMemory
 	}
@@ -70,11 +85,14 @@ func (p *pacer) step() error {
 	if worked < slice {
 		return nil
 	}
+	if p.beat != nil {
+		p.beat()
+	}
 	if err := p.ctx.Err(); err != nil {
 		return fmt.Errorf("compile: %w", err)
 	}
 	p.worked += worked
-	if p.percent > 0 && p.percent < 100 && p.worked > burst {
+	if p.percent > 0 && p.percent < 100 && (p.steps > burst || p.worked > longBurst) {
 		pause := time.NewTimer(worked * time.Duration(100-p.percent) / time.Duration(p.percent))
 		defer pause.Stop()
 		select {

@@ -51,6 +51,17 @@ type Stats struct {
 // Ref returns which snapshot the engine serves.
 func (e *Engine) Ref() version.Ref { return e.ref }
 
+// As returns e under another number: the same snapshot was published again. It
+// shares everything with e, also what is counted, whose series keep e's number.
+func (e *Engine) As(number int64) *Engine {
+	if e == nil || e.ref.Number == number {
+		return e
+	}
+	again := *e
+	again.ref.Number = number
+	return &again
+}
+
 // Routes returns how many routes the engine has.
 func (e *Engine) Routes() int { return e.routes }
 

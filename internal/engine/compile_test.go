@@ -347,21 +347,25 @@ func TestI6_NothingInATableCrashesACompile(t *testing.T) {
 }
 
 // TestBudgetPaces has a compile work for a millisecond and then rest, once it
-// worked longer than what is not worth pacing.
+// did or took more than what is not worth pacing.
 func TestBudgetPaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for percent, want := range map[int]time.Duration{0: 0, 100: 0, 50: time.Millisecond, 10: 9 * time.Millisecond} {
-			p := newPacer(t.Context(), Budget{Percent: percent})
-			start := time.Now()
-			for range burst / time.Millisecond {
+			for what, spend := range map[string]func(p *pacer){
+				"time":  func(p *pacer) { p.worked = longBurst - time.Millisecond },
+				"steps": func(p *pacer) { p.steps = burst - 16 },
+			} {
+				p := newPacer(t.Context(), Budget{Percent: percent})
+				spend(p)
+				start := time.Now()
 				work(t, p)
-			}
-			if rested := time.Since(start); rested != 0 {
-				t.Errorf("%d %%: rested %s in the first %s of work", percent, rested, burst)
-			}
-			work(t, p)
-			if rested := time.Since(start); rested != want {
-				t.Errorf("%d %%: rested %s, want %s", percent, rested, want)
+				if rested := time.Since(start); rested != 0 {
+					t.Errorf("%d %%: rested %s within the %s that are not paced", percent, rested, what)
+				}
+				work(t, p)
+				if rested := time.Since(start); rested != want {
+					t.Errorf("%d %%: rested %s after all %s, want %s", percent, rested, what, want)
+				}
 			}
 		}
 	})

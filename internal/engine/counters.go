@@ -6,8 +6,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 
+	"routerd.dev/internal/analysis"
 	"routerd.dev/internal/version"
 )
 
@@ -19,6 +19,8 @@ type Counters struct {
 	mu      sync.Mutex
 	engines []*engineCounters
 	retired Totals // of engines that were dropped, all routes together
+
+	changes changeCache
 }
 
 // NewCounters makes counters for the number of processors there is now.
@@ -39,12 +41,16 @@ type CounterKey struct {
 
 // Totals are sums since the engine was compiled.
 type Totals struct {
-	Status   [6]uint64 // by hundreds: Status[2] is of 200..299; Status[0] of requests that were sent none
-	BytesIn  uint64    // of request bodies
-	BytesOut uint64    // of response bodies
-	Panics   uint64
-	Nanos    uint64 // sum of durations
-	Latency  Histogram
+	Status     [6]uint64 // by hundreds: Status[2] is of 200..299; Status[0] of requests that were sent none
+	NotFound   uint64    // of them: 404
+	NotAllowed uint64    // 405
+	Errors     uint64    // 5xx, or cut off because the upstream failed, or a panic
+	Connect    uint64    // of Errors: no upstream could be connected
+	Panics     uint64    // of Errors
+	BytesIn    uint64    // of request bodies
+	BytesOut   uint64    // of response bodies
+	Nanos      uint64    // sum of durations
+	Latency    analysis.Histogram
 }
 
 // Requests is how many requests were counted.
@@ -56,67 +62,30 @@ func (t *Totals) Requests() uint64 {
 	return n
 }
 
+// Counts is what an analysis is made of.
+func (t *Totals) Counts() analysis.Counts {
+	return analysis.Counts{
+		Requests: t.Requests(), Errors: t.Errors, Connect: t.Connect,
+		NotFound: t.NotFound, NotAllowed: t.NotAllowed, Panics: t.Panics, Latency: t.Latency,
+	}
+}
+
 // Merge adds o to t.
 func (t *Totals) Merge(o *Totals) {
 	for i, v := range o.Status {
 		t.Status[i] += v
 	}
+	t.NotFound += o.NotFound
+	t.NotAllowed += o.NotAllowed
+	t.Errors += o.Errors
+	t.Connect += o.Connect
+	t.Panics += o.Panics
 	t.BytesIn += o.BytesIn
 	t.BytesOut += o.BytesOut
-	t.Panics += o.Panics
 	t.Nanos += o.Nanos
 	for i, v := range o.Latency {
 		t.Latency[i] += v
 	}
-}
-
-// A Histogram counts durations in buckets that grow by a half of a power of
-// two each: bucket i holds what is at most Bound(i), the last one everything
-// longer. Histograms are merged by adding.
-type Histogram [histogramBuckets]uint64
-
-const (
-	histogramBuckets = 44
-	histogramMin     = 5 // the first bucket ends at 2^5 µs
-)
-
-// Bound is the upper end of bucket i; that of the last one is a day.
-func (Histogram) Bound(i int) time.Duration {
-	if i >= histogramBuckets-1 {
-		return 24 * time.Hour
-	}
-	base := time.Microsecond << (histogramMin + i/2)
-	return base + base/2*time.Duration(i%2)
-}
-
-func bucketOf(d time.Duration) int {
-	if d <= time.Microsecond<<histogramMin {
-		return 0
-	}
-	us := uint64((d - 1) / time.Microsecond) // what is at a bound belongs to it
-	exp := bits.Len64(us) - 1
-	half := int(us >> (exp - 1) & 1)
-	return min(2*(exp-histogramMin)+1+half, histogramBuckets-1)
-}
-
-// Quantile returns a duration that the part q of what was counted does not
-// exceed: the end of its bucket. Zero when nothing was counted.
-func (h *Histogram) Quantile(q float64) time.Duration {
-	var n uint64
-	for _, v := range h {
-		n += v
-	}
-	if n == 0 {
-		return 0
-	}
-	want := uint64(q * float64(n))
-	var seen uint64
-	for i, v := range h {
-		if seen += v; seen > want || seen == n {
-			return h.Bound(i)
-		}
-	}
-	return h.Bound(histogramBuckets - 1)
 }
 
 // engineCounters are one engine's, allocated for a route when it has its first
@@ -127,28 +96,6 @@ type engineCounters struct {
 	parts   []*part
 	routes  [][]atomic.Pointer[routeCounter] // by part.slot, then entry.index
 	noRoute routeCounter
-}
-
-// A routeCounter starts with one shard and gets more when it turns out to be
-// busy: most routes of a large table are not.
-type routeCounter struct {
-	first shard
-	more  atomic.Pointer[[]shard]
-}
-
-// busy is how many requests a route has in its first shard before it gets
-// more.
-const busy = 4096
-
-// A shard is written mostly by one processor. It fills whole cache lines.
-type shard struct {
-	requests [6]atomic.Uint64
-	bytesIn  atomic.Uint64
-	bytesOut atomic.Uint64
-	panics   atomic.Uint64
-	nanos    atomic.Uint64
-	latency  [histogramBuckets]atomic.Uint64
-	_        [10]uint64
 }
 
 func (c *Counters) add(e *Engine) *engineCounters {
@@ -175,6 +122,7 @@ func (c *Counters) keep(inUse map[*engineCounters]bool) {
 }
 
 func (c *Counters) keepIf(keep func(*engineCounters) bool) {
+	c.changes.keepIf(keep)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	kept := make([]*engineCounters, 0, len(c.engines))
@@ -219,40 +167,21 @@ func (c *Counters) Sum() Totals {
 	return sum
 }
 
+// each calls f for every route that had a request. f must not keep t.
 func (ec *engineCounters) each(f func(name string, t *Totals)) {
+	var t Totals
 	for _, p := range ec.parts {
 		for i := range ec.routes[p.slot] {
 			if rc := ec.routes[p.slot][i].Load(); rc != nil {
-				f(p.entries[i].name, rc.totals())
+				t = Totals{}
+				rc.addTo(&t)
+				f(p.entries[i].name, &t)
 			}
 		}
 	}
-	if t := ec.noRoute.totals(); t.Requests() > 0 {
-		f("", t)
-	}
-}
-
-func (rc *routeCounter) totals() *Totals {
-	t := new(Totals)
-	rc.first.addTo(t)
-	if more := rc.more.Load(); more != nil {
-		for i := range *more {
-			(*more)[i].addTo(t)
-		}
-	}
-	return t
-}
-
-func (s *shard) addTo(t *Totals) {
-	for i := range s.requests {
-		t.Status[i] += s.requests[i].Load()
-	}
-	t.BytesIn += s.bytesIn.Load()
-	t.BytesOut += s.bytesOut.Load()
-	t.Panics += s.panics.Load()
-	t.Nanos += s.nanos.Load()
-	for i := range s.latency {
-		t.Latency[i] += s.latency[i].Load()
+	t = Totals{}
+	if ec.noRoute.addTo(&t); t.Requests() > 0 {
+		f("", &t)
 	}
 }
 
@@ -262,25 +191,15 @@ func (ec *engineCounters) count(r *Record, e *entry, at int) {
 	if e != nil {
 		rc = ec.of(e)
 	}
-	class := r.Status / 100
-	if class < 0 || class > 5 {
-		class = 0
+	ev := eventOf(r)
+	if more := rc.busy(ec.owner.shards, ev.class); more != nil {
+		more[at&(ec.owner.shards-1)].add(&ev)
+		return
 	}
-	s := rc.shard(ec.owner.shards, at, class)
-	s.requests[class].Add(1)
-	if r.BytesIn > 0 {
-		s.bytesIn.Add(uint64(r.BytesIn))
-	}
-	if r.BytesOut > 0 {
-		s.bytesOut.Add(uint64(r.BytesOut))
-	}
-	if r.Panic != nil {
-		s.panics.Add(1)
-	}
-	s.nanos.Add(uint64(r.Duration))
-	s.latency[bucketOf(r.Duration)].Add(1)
+	rc.first.add(&ev)
 }
 
+// of returns the counter of a route, which there is from its first request on.
 func (ec *engineCounters) of(e *entry) *routeCounter {
 	at := &ec.routes[e.part.slot][e.index]
 	if rc := at.Load(); rc != nil {
@@ -288,16 +207,4 @@ func (ec *engineCounters) of(e *entry) *routeCounter {
 	}
 	at.CompareAndSwap(nil, new(routeCounter))
 	return at.Load()
-}
-
-func (rc *routeCounter) shard(shards, at, class int) *shard {
-	if more := rc.more.Load(); more != nil {
-		return &(*more)[at&(shards-1)]
-	}
-	if shards > 1 && rc.first.requests[class].Load() >= busy {
-		more := make([]shard, shards)
-		rc.more.CompareAndSwap(nil, &more)
-		return &(*rc.more.Load())[at&(shards-1)]
-	}
-	return &rc.first
 }

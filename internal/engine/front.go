@@ -25,6 +25,7 @@ type state struct {
 	r        *http.Request
 	counters *engineCounters // what outlives a switch holds these, not the engine
 	head     Head
+	passport passport
 	decision Decision
 	exchange middleware.Exchange
 	forward  proxy.Forward
@@ -80,7 +81,7 @@ func (st *state) end() {
 	}
 	front := st.front
 	st.w, st.r, st.counters = nil, nil, nil
-	st.head, st.exchange, st.forward, st.record = Head{}, middleware.Exchange{}, proxy.Forward{}, Record{}
+	st.head, st.passport, st.exchange, st.forward, st.record = Head{}, passport{}, middleware.Exchange{}, proxy.Forward{}, Record{}
 	st.decision.entry, st.decision.Route = nil, nil
 	front.states.Put(st)
 	if abort {
@@ -106,12 +107,13 @@ func (st *state) recovered(v any) (abort bool) {
 	return false
 }
 
-func (st *state) serve(v *Serving) {
+func (st *state) serve(v *served) {
 	peer := peerOf(st.r.RemoteAddr)
 	client, trusted := clientOf(peer, st.r.Header["X-Forwarded-For"], st.front.options.TrustedProxies)
 	// Before anything decides by the header: what the peer may not claim, and
 	// what will not be forwarded, shall not choose the route either.
 	proxy.Scrub(st.r.Header, trusted)
+	st.takeTokens()
 	path, query := target(st.r)
 	st.head = Head{
 		Method: st.r.Method, Host: route.FoldHost(st.r.Host), Path: st.merged(path), RawQuery: query,
@@ -119,17 +121,21 @@ func (st *state) serve(v *Serving) {
 	}
 	rec := &st.record
 	rec.Path, rec.Client, rec.Peer = path, client, peer
-	if v == nil || v.Stable == nil {
+	if v == nil {
 		st.front.unserved.Add(1)
 		rec.Kind, rec.Err = "not-ready", errNotReady
 		st.w.Header().Set("Retry-After", "1")
 		st.answerError(http.StatusServiceUnavailable, "no revision is committed yet")
 		return
 	}
-	e := v.engineFor(&st.head)
+	rec.Epoch, rec.Group, rec.Instance = v.Epoch, v.Group, v.Instance
+	e := st.choose(v)
+	if e == nil {
+		st.refuseBehind()
+		return
+	}
 	st.counters = e.counters
-	rec.Revision, rec.Epoch, rec.Group, rec.Instance = e.ref, v.Epoch, v.Group, v.Instance
-	rec.Candidate = e != v.Stable
+	rec.Revision, rec.Candidate = e.ref, e != v.Stable && e == v.Candidate
 	d := &st.decision
 	e.Decide(&st.head, d)
 	if d.Status != 0 {
@@ -279,6 +285,7 @@ func (st *state) finishHead(status int, h http.Header) {
 			m.Response(x)
 		}
 	}
+	st.stamp(h)
 	rec := &st.record
 	if !st.front.options.ResponseHeaders || rec.Revision.IsZero() {
 		return

@@ -473,33 +473,6 @@ func TestUpstreamCannotSpeakForRouterd(t *testing.T) {
 	}
 }
 
-// TestShare checks that a candidate's share is what it says, and that it only
-// grows with the permyriad.
-func TestShare(t *testing.T) {
-	stable, candidate := &Engine{}, &Engine{}
-	const clients = 20000
-	var before []bool
-	for _, share := range []int{0, 100, 2500, 5000, 10000} {
-		v := &Serving{Stable: stable, Candidate: candidate, Permyriad: share, Salt: "s"}
-		now := make([]bool, clients)
-		n := 0
-		for i := range clients {
-			h := Head{Client: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}
-			now[i] = v.engineFor(&h) == candidate
-			if now[i] {
-				n++
-			}
-			if before != nil && before[i] && !now[i] {
-				t.Fatalf("client %d left the candidate when its share grew to %d", i, share)
-			}
-		}
-		if want := clients * share / 10000; n < want-clients/50 || n > want+clients/50 {
-			t.Errorf("share %d: %d of %d clients", share, n, clients)
-		}
-		before = now
-	}
-}
-
 func TestNoRequestIsLostByKeep(t *testing.T) {
 	lib := testLibrary(t)
 	s, srv := startFront(t, FrontOptions{})

@@ -46,6 +46,7 @@ type partBuilder struct {
 	hostAt   map[string]int
 	exprs    map[string]*regexp.Regexp // by their text
 	over     bool                      // over the memory budget, which is reported
+	names    string                    // of the entries to come, one after the other: one text for all
 }
 
 type namedHead struct {
@@ -69,6 +70,7 @@ func buildPart(m *route.Module, lib *Library, pace *pacer) (*part, route.Problem
 	b.buildNamed()
 	b.entries = make([]entry, len(m.Routes))
 	b.shapes = make([]shape, len(m.Routes))
+	b.names = entryNames(m)
 	for i := range m.Routes {
 		if err := pace.step(); err != nil {
 			return nil, nil, err
@@ -79,6 +81,23 @@ func buildPart(m *route.Module, lib *Library, pace *pacer) (*part, route.Problem
 	}
 	slices.SortFunc(b.hosts, func(a, b partHost) int { return strings.Compare(a.pattern, b.pattern) })
 	return b.part, b.problems, nil
+}
+
+// entryNames writes the names of a module's routes, module/name, one after the
+// other.
+func entryNames(m *route.Module) string {
+	size := 0
+	for i := range m.Routes {
+		size += len(m.Name) + 1 + len(m.Routes[i].Name)
+	}
+	var all strings.Builder
+	all.Grow(size)
+	for i := range m.Routes {
+		all.WriteString(m.Name)
+		all.WriteByte('/')
+		all.WriteString(m.Routes[i].Name)
+	}
+	return all.String()
 }
 
 func overBudget(m *route.Module, p *pacer) route.Problem {
@@ -157,6 +176,8 @@ func middlewareField(at, kind, field string) string {
 
 func (b *partBuilder) buildEntry(i int) {
 	r, e := &b.module.Routes[i], &b.entries[i]
+	n := len(b.module.Name) + 1 + len(r.Name)
+	e.name, b.names = b.names[:n], b.names[n:]
 	s, params, mixed, err := b.shaper.shape(r)
 	if err != nil {
 		field := "path"
@@ -167,7 +188,7 @@ func (b *partBuilder) buildEntry(i int) {
 		return
 	}
 	b.shapes[i] = s
-	e.route, e.part, e.index, e.name = r, b.part, int32(i), b.module.Name+"/"+r.Name
+	e.route, e.part, e.index = r, b.part, int32(i)
 	e.priority, e.rank, e.params, e.mixed = int32(r.Priority), s.rank, params, mixed
 	e.n, e.wildAt, e.mixedTo, e.rest = uint8(s.n), uint8(s.wildAt), uint8(s.mixedTo), s.rest
 	e.methods, e.others = methodsOf(r.Methods)

@@ -27,7 +27,8 @@ type Record struct {
 	Group    string
 	Instance string
 
-	Candidate bool // served by the candidate of the assignment
+	Candidate bool   // served by the candidate of the assignment
+	Token     string // what came of the token that the request brought: held, missing, refused, current, older, foreign, expired or forged; empty for none. With held, Epoch is the token's
 
 	Status   int    // sent to the client; 0 when no head was sent
 	BytesIn  int64  // of the request's body, as far as it was forwarded
@@ -35,7 +36,7 @@ type Record struct {
 	Upstream string // URL of the target; empty when none was asked
 	Attempts int    // targets tried
 	Upgraded bool   // became a tunnel
-	Kind     string // what sort of failure Err is: a proxy.ErrKind, "bad-path", "no-route", "method", "not-ready", "panic"; empty for none
+	Kind     string // what sort of failure Err is: a proxy.ErrKind, "bad-path", "no-route", "method", "not-ready", "behind", "panic"; empty for none
 	Err      error
 	Panic    any    // what a middleware panicked with
 	Stack    []byte // where

@@ -8,7 +8,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"routerd.dev/internal/analysis"
 	"routerd.dev/internal/route"
+	"routerd.dev/internal/token"
+	"routerd.dev/internal/version"
 )
 
 // A Serving is what an instance serves from one switch to the next. It never
@@ -20,12 +23,28 @@ type Serving struct {
 	Stable    *Engine
 	Candidate *Engine // nil for none
 
-	// Permyriad is the share of requests that Candidate gets, in 1/10000. Who
-	// is in it is told by a hash of Salt and of what Key names, so that it only grows with
-	// the share, and is the same on every instance: "client" (the default), "header:NAME" or
-	// "cookie:NAME"; a request without the header or cookie counts by its client.
+	// Permyriad is the share of keys whose requests Candidate gets, in 1/10000. What
+	// a request's key is, Key says: "client" (or nothing), its client's address; "header:NAME",
+	// the first value of that field; "cookie:NAME", the raw value of that cookie. Who is in the
+	// share is told by Salt and key alone: it is the same on every instance, and who is in it
+	// stays in it while it grows. A request without a key gets Stable, unless the share is all.
 	Permyriad int
 	Salt, Key string
+
+	// Match tells requests of testers, which Candidate gets whatever the share.
+	Match Match
+
+	// Held are engines that serve a request whose token says that its client saw
+	// a later epoch: by the digest it names. Stable and Candidate need not be among them;
+	// one that must not serve, because it is quarantined or another is pinned, must not.
+	Held map[version.Digest]*Engine
+}
+
+// A Match tells requests by a header field or a cookie that they have, with
+// Value when it is not empty. The zero Match tells none.
+type Match struct {
+	Header, Cookie string
+	Value          string
 }
 
 // FrontOptions are what a front end may be told. The zero value works.
@@ -42,6 +61,22 @@ type FrontOptions struct {
 
 	Observer Observer // nil for none
 
+	// Token signs and checks the tokens by which clients do not go back in time
+	// when they move between instances; nil for no tokens. They are taken in from, and given
+	// in, the header Routerd-Token, and the cookie TokenCookie unless that is empty. No route and
+	// no upstream sees those of requests.
+	Token       *token.Keys
+	TokenCookie string        // a cookie's name, by RFC 6265
+	TokenLife   time.Duration // 0 for token.DefaultLife
+
+	// Strict answers 503 to a client that saw a later epoch whose digest is not
+	// held. Otherwise it is served what there is.
+	Strict bool
+
+	// Behind is called when a client saw a later epoch of this group than is
+	// served, at most once in 100 ms. It must not block; it may be nil.
+	Behind func()
+
 	// Propagate returns what adds the trace context of a recording span to the
 	// request that is sent upstream, and nil when none is recording. It may be nil
 	// itself: then what the client sent goes through.
@@ -55,9 +90,12 @@ type FrontOptions struct {
 // it answers "OPTIONS *" itself.
 type Switch struct {
 	options  FrontOptions
-	serving  atomic.Pointer[Serving]
+	serving  atomic.Pointer[served]
 	states   sync.Pool
 	shards   atomic.Uint32
+	tokens   tokenCounts
+	behind   atomic.Int64  // when Behind was called last, in nanoseconds since made
+	made     time.Time     // when the Switch was
 	unserved atomic.Uint64 // requests that no engine counted: nothing was served yet
 	patience time.Duration // for a client to take an answer of ours, and to send what is left of its body
 }
@@ -68,84 +106,35 @@ const patience = 15 * time.Second
 
 // NewSwitch makes a front end that serves nothing yet: it answers 503.
 func NewSwitch(o FrontOptions) *Switch {
-	s := &Switch{options: o, patience: patience}
+	if o.TokenLife <= 0 {
+		o.TokenLife = token.DefaultLife
+	}
+	s := &Switch{options: o, made: time.Now(), patience: patience}
+	s.behind.Store(-int64(behindEvery))
 	s.states.New = func() any {
 		return newState(s, int(s.shards.Add(1)-1))
 	}
 	return s
 }
 
-// Swap serves by v from the next request on; nil serves nothing. Requests that
-// have begun end by what they began with. v must have a Stable engine.
-func (s *Switch) Swap(v *Serving) { s.serving.Store(v) }
-
 // Serving returns what is served now, nil when nothing is.
-func (s *Switch) Serving() *Serving { return s.serving.Load() }
+func (s *Switch) Serving() *Serving {
+	if v := s.serving.Load(); v != nil {
+		return v.Serving
+	}
+	return nil
+}
+
+// Keys returns which clients' keys each side was asked by since the last Swap,
+// where a share is told by them: neither testers nor who came with a token of a
+// later epoch are among them.
+func (s *Switch) Keys() (stable, candidate analysis.KeySet) {
+	if v := s.serving.Load(); v != nil && v.seen != nil {
+		v.seen.stable.copyTo(&stable)
+		v.seen.candidate.copyTo(&candidate)
+	}
+	return stable, candidate
+}
 
 // Unserved is how many requests came while nothing was served.
 func (s *Switch) Unserved() uint64 { return s.unserved.Load() }
-
-// engineFor picks the stable or the candidate engine for a request.
-func (v *Serving) engineFor(h *Head) *Engine {
-	if v.Candidate == nil || v.Permyriad <= 0 {
-		return v.Stable
-	}
-	if v.Permyriad >= 10000 || v.bucket(h) < uint64(v.Permyriad) {
-		return v.Candidate
-	}
-	return v.Stable
-}
-
-// bucket is the ten-thousandth of all keys that the request's is in.
-func (v *Serving) bucket(h *Head) uint64 {
-	key := v.key(h)
-	x := uint64(fnvOffset)
-	for i := range len(v.Salt) {
-		x = (x ^ uint64(v.Salt[i])) * fnvPrime
-	}
-	x = (x ^ 0xFF) * fnvPrime // Salt "a" and key "b" are not salt "ab"
-	if key != "" {
-		for i := range len(key) {
-			x = (x ^ uint64(key[i])) * fnvPrime
-		}
-	} else {
-		for _, c := range h.Client.Unmap().As16() {
-			x = (x ^ uint64(c)) * fnvPrime
-		}
-	}
-	// FNV-1a leaves the high bits of short keys alike; this spreads them
-	// (the finalizer of MurmurHash3).
-	x ^= x >> 33
-	x *= 0xff51afd7ed558ccd
-	x ^= x >> 33
-	x *= 0xc4ceb9fe1a85ec53
-	x ^= x >> 33
-	return x % 10000
-}
-
-const (
-	fnvOffset = 14695981039346656037
-	fnvPrime  = 1099511628211
-)
-
-// key is the text a request is counted by; empty for its client's address.
-func (v *Serving) key(h *Head) string {
-	const header, cookie = "header:", "cookie:"
-	switch {
-	case h.Header == nil:
-	case len(v.Key) > len(header) && v.Key[:len(header)] == header:
-		if vs := h.Header.Values(v.Key[len(header):]); len(vs) > 0 {
-			return vs[0]
-		}
-	case len(v.Key) > len(cookie) && v.Key[:len(cookie)] == cookie:
-		var found string
-		eachCookie(h.Header, func(name, value string) bool {
-			if name == v.Key[len(cookie):] {
-				found = value
-			}
-			return found == ""
-		})
-		return found
-	}
-	return ""
-}

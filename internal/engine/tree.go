@@ -179,8 +179,9 @@ func buildHost(pattern string, items []item, p *pacer) (*hostTree, error) {
 	var (
 		g      grouper
 		single bool // all of the class go into one tree
-		all    = make([]*entry, len(items))
-		leaves = make([]leaf, 0, countShapes(items))
+		shapes = countShapes(items)
+		more   = make([]*entry, 0, len(items)-shapes) // of all leaves: those after the first
+		leaves = make([]leaf, 0, shapes)
 		names  = treeNames{}
 		method = make([]string, 1) // Gin does not keep it
 	)
@@ -188,15 +189,18 @@ func buildHost(pattern string, items []item, p *pacer) (*hostTree, error) {
 		if err := p.step(); err != nil {
 			return nil, err
 		}
-		first, j := &items[i], i
+		first, j, from := &items[i], i+1, len(more)
 		for ; j < len(items) && items[j].class == first.class && items[j].path == first.path; j++ {
-			all[j] = items[j].entry
+			more = append(more, items[j].entry)
 		}
 		if j-i > route.MaxCandidates {
 			return nil, &tooMany{items[i+route.MaxCandidates].entry, fmt.Sprintf("competes with more than %d routes for the same requests", route.MaxCandidates)}
 		}
-		leaves = append(leaves, leaf{entry: all[i], more: all[i+1 : j : j]})
+		leaves = append(leaves, leaf{entry: first.entry})
 		l := &leaves[len(leaves)-1]
+		if len(more) > from { // an empty one would keep all
+			l.more = more[from:len(more):len(more)]
+		}
 		switch {
 		case first.class == classSlash:
 			t.root = l

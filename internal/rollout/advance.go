@@ -3,6 +3,7 @@ package rollout
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"routerd.dev/internal/version"
@@ -26,6 +27,10 @@ func (d *draft) advanceAny() bool {
 
 // advance does the next thing for r, whose own maps it does not change.
 func (d *draft) advance(r Rollout) {
+	if r.Plan != nil {
+		d.play(r)
+		return
+	}
 	ms := d.moves(&r)
 	if len(ms) == 0 {
 		d.complete(&r)
@@ -59,7 +64,7 @@ func (d *draft) advance(r Rollout) {
 
 // decide commits ms if that is allowed, and waits otherwise.
 func (d *draft) decide(r *Rollout, ms []move, inSet bool) {
-	late := slices.ContainsFunc(ms, func(m move) bool { return len(d.late(m)) > 0 })
+	late := slices.ContainsFunc(ms, d.waits)
 	back := r.Kind == IntentRollback && inSet
 	gone := lost(ms)
 	switch {
@@ -72,9 +77,9 @@ func (d *draft) decide(r *Rollout, ms []move, inSet bool) {
 	case len(gone) > 0 && !back && !r.AllowFewer:
 		d.wait(r, ms, lostText(gone))
 	case len(gone) > 0 && !back:
-		d.commit(r, ms, fmt.Sprintf("%s allowed it: %s", r.By, lostText(gone)))
+		d.commit(r, ms, strings.TrimSuffix(fmt.Sprintf("%s allowed it: %s; %s", r.By, lostText(gone), d.sparedText(ms)), "; "))
 	default:
-		d.commit(r, ms, "")
+		d.commit(r, ms, d.sparedText(ms))
 	}
 }
 
@@ -139,7 +144,7 @@ func (d *draft) firstState(r *Rollout, asked []move) firstState {
 			if said.Instance != r.First {
 				continue
 			}
-			if p := d.prepares[m.group]; p.Rollout == r.ID && said.Nonce == p.Nonce && !said.Refused {
+			if p := d.prepares[m.group]; p.Rollout == r.ID && said.Nonce == p.Nonce && (said.Whole() || d.lacksOther(m, said)) {
 				return firstHolds
 			}
 			return firstBuilds
@@ -172,7 +177,7 @@ func (d *draft) fitness(r *Rollout, m move, said Ready) int {
 	if !slices.Contains(r.FirstTried, said.Instance) {
 		n += 4
 	}
-	if !said.Refused && said.Nonce == m.from.Nonce {
+	if said.Whole() && said.Nonce == m.from.Nonce {
 		n += 2
 	}
 	if rep := d.v.Reports[said.Instance]; rep.Stale == "" && rep.Pinned.IsZero() && len(rep.Quarantined) == 0 {
@@ -214,6 +219,9 @@ func (d *draft) prepare(r *Rollout, m move, first string) {
 }
 
 func (d *draft) backAfter(r *Rollout, m move) []version.Ref {
+	if m.to.Digest == m.from.Stable.Digest {
+		return m.from.Back // Only a candidate goes.
+	}
 	if r.Kind == IntentRollback {
 		return popped(m.from, m.to)
 	}

@@ -8,7 +8,7 @@
 //  1. welcome: a group that instances name and nobody knows is created;
 //  2. answer: the oldest intent becomes a rollout of the same id;
 //  3. advance: a rollout in progress asks for a set, commits or ends;
-//  4. sweep: a prepare that no rollout stands for is withdrawn.
+//  4. sweep: a prepare or a candidate that no rollout stands for is withdrawn.
 //
 // While an intent waits nothing is committed, so an abort that etcd
 // acknowledged before a commit wins.
@@ -23,13 +23,52 @@
 // Each arrow is a method named for it: askFirst, askAll, commit, complete,
 // refuse, condemn, abort, supersede.
 //
+// # A plan's ways
+//
+// A switch with a strategy keeps a frozen copy of it in Rollout.Plan: the groups of
+// each wave named, those that serve the revision already left out. A
+// strategy of one commit, and the first revision that groups are given, have no plan.
+//
+//	             ┌──────────────────── next wave ───────────────────┐
+//	             ▼                                                  │
+//	pending ──▶ first ──▶ preparing ──▶ running: step ──▶ … ──▶ commit ──▶ bake ──▶ done
+//	   │          │           │            │  ▲
+//	   │          │           │            ▼  │ promote, approve, resume, data
+//	   │          │           │           held
+//	   └──────────┴───────────┴── nothing committed ──▶ refused, aborted, superseded
+//	              └───────────┴── committed ──▶ returning ──▶ rolled-back
+//
+// canary, share, match and commit are one commit of all the wave's groups; the
+// first of them takes the prepared set into force, the others stay inside it. They wait for
+// every instance, as all commits do. analysis, pause and bake wait for data, time or
+// an operator (Rollout.Hold). play does what comes next; stepOver, nextWave and finish
+// go on; fail and turnBack go back; comeBack commits the way back and waits until all report it.
+//
+//   - Going back is never held, neither by an operator's pause nor by a hold; going forward always is.
+//   - A rollout goes back at most once, in one commit inside the sets in force:
+//     to its origin, or to the last that was baked if the origin is condemned or not held.
+//     When there is no way back it holds. A rollout on its way back is not superseded by a switch.
+//   - With Strategy.ManualRollback a failure holds instead; abort, a missing approval
+//     and the policy for the time without a controller go back nevertheless.
+//   - What rollback without a revision takes back is what the rollout in progress did, whatever its step.
+//   - A canary instance stays one; others are added when instances come. A group
+//     of one instance has none, and an analysis without any candidate does not pass.
+//   - A group that comes while a plan goes on is no part of it. If it was given the
+//     revision, because every group had committed it, it goes back with the others.
+//   - Evidence is written when its verdict changes, else every two seconds: a look must not call for the next.
+//
 // # Invariants
 //
 //   - Epochs of a group only grow (I3).
 //   - A Change that puts an assignment demands in Ready or Empty that every
 //     registered instance holds the set, or has an Override that says who did not, and
 //     demands in Settled that this is still all (I2).
+//   - Such an override needs no operator for who cannot have what it could not have before
+//     (Ready.Lacks), if the commit does not go there and somebody holds what it goes to;
+//     nor for who is out of traffic and says so (Ready.Evicted).
 //   - A rollout that ended never changes again. A group has at most one in progress.
+//   - A candidate is in its group's set, has at most the share and the instances of the
+//     steps done so far, and only while a rollout in progress stands for it.
 //   - A rollout that does not succeed gives the target back to what it was.
 //   - The order of maps and of reports does not change a byte of a Change.
 //   - Without outside events, stepping ends: after finitely many changes a Step

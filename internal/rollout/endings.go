@@ -14,26 +14,40 @@ import (
 // it was to go. With override, registered instances that are late are named
 // instead of waited for.
 func (d *draft) commit(r *Rollout, ms []move, override string) {
+	override = brief(override, maxWhy)
+	d.place(r, ms, override, func(m move, a *Assignment) { a.Stable, a.Back = m.to, d.backAfter(r, m) })
+	if r.Kind == IntentSwitch {
+		d.bake(r.To.Digest)
+	}
+	d.withdraw(r)
+	d.end(r, PhaseDone, override)
+	d.audit(r, "commit", override, groupsOf(ms), ms[0].to)
+	d.settle()
+}
+
+// place puts a new assignment for every group of ms, which edit makes of the
+// present one without its candidate, under the nonce that is wanted. It returns the epoch.
+func (d *draft) place(r *Rollout, ms []move, override string, edit func(move, *Assignment)) int64 {
 	var epoch int64
 	var registered int
 	for _, m := range ms {
 		epoch = max(epoch, d.highest(m.group))
 		registered += len(m.regs)
 	}
-	override = brief(override, maxWhy)
 	epoch++ // Only grows: a late agent must refuse what is lower.
 	instant := d.now.Add(lead(d.fleet.Settings, registered))
-	r.Epochs = make(map[string]int64, len(ms))
+	back := r.Kind == IntentRollback || r.Phase == PhaseReturning
+	r.Epochs = clone(r.Epochs)
 	for _, m := range ms {
 		a := Assignment{
 			Group: m.group, Epoch: epoch, Nonce: d.wanted(m), Set: m.from.Set,
-			Stable: m.to, Back: d.backAfter(r, m), Instant: instant,
+			Stable: m.from.Stable, Back: m.from.Back, Instant: instant,
 			Ready: len(m.regs), Members: len(m.regs), Rollout: r.ID, Recovered: m.from.Recovered,
 		}
 		if !m.warm {
 			a.Set = d.prepares[m.group].Set
 		}
-		if r.Kind == IntentRollback && len(lost([]move{m})) > 0 {
+		if back && len(lost([]move{m})) > 0 {
 			a.Members = m.from.members() // A rollback during mass lease loss must not make the loss the rule.
 		}
 		late := d.late(m)
@@ -42,16 +56,14 @@ func (d *draft) commit(r *Rollout, ms []move, override string) {
 		}
 		a.Ready -= len(late)
 		d.demand(m, a.Nonce, late)
+		edit(m, &a)
 		d.groups[m.group] = a
 		r.Epochs[m.group] = epoch
 		if len(m.regs) > 0 {
 			d.serve(m.to.Digest)
 		}
 	}
-	d.withdraw(r)
-	d.end(r, PhaseDone, override)
-	d.audit(r, "commit", override, groupsOf(ms), ms[0].to)
-	d.settle()
+	return epoch
 }
 
 // demand adds what the transaction must find for m to be committed.
@@ -72,6 +84,13 @@ func (d *draft) demand(m move, n Nonce, late []string) {
 func (d *draft) serve(x version.Digest) {
 	if !d.v.Served[x] && !slices.Contains(d.c.Serve, x) {
 		d.c.Serve = append(d.c.Serve, x)
+	}
+}
+
+// bake marks x as what a rollout of was done.
+func (d *draft) bake(x version.Digest) {
+	if !d.v.Baked[x] && !slices.Contains(d.c.Bake, x) {
+		d.c.Bake = append(d.c.Bake, x)
 	}
 }
 
@@ -125,6 +144,10 @@ func (d *draft) refuse(r *Rollout, said Ready) {
 		d.condemn(r, fmt.Sprintf("%s died while preparing it first, then %s", join(r.FirstTried, " and "), why))
 		return
 	}
+	if r.committed() {
+		d.fail(r, why)
+		return
+	}
 	d.withdraw(r)
 	d.restore(r)
 	d.end(r, PhaseRefused, why)
@@ -134,6 +157,10 @@ func (d *draft) refuse(r *Rollout, said Ready) {
 // condemn ends r, and every later attempt to prepare its digest.
 func (d *draft) condemn(r *Rollout, why string) {
 	d.c.Condemn = append(d.c.Condemn, Condemned{Digest: r.To.Digest, Why: brief(why, maxWhy), Time: d.now})
+	if r.committed() {
+		d.turnBack(r, controllerName, "condemned: "+why) // It cannot go on, whatever an operator wants.
+		return
+	}
 	d.withdraw(r)
 	d.restore(r)
 	d.end(r, PhaseRefused, "condemned: "+why)
@@ -147,8 +174,16 @@ func (d *draft) reject(r *Rollout, p Phase, why string) {
 	d.audit(r, string(p), why, r.Groups, r.To)
 }
 
-// abort ends r and keeps what is committed.
+// abort ends r and keeps what is committed; with a plan it goes back then.
 func (d *draft) abort(r *Rollout, who, why string) {
+	switch {
+	case r.committed() && who == controllerName:
+		d.fail(r, why)
+		return
+	case r.committed():
+		d.turnBack(r, who, why)
+		return
+	}
 	d.withdraw(r)
 	d.restore(r)
 	d.end(r, PhaseAborted, why)
@@ -164,7 +199,7 @@ func (d *draft) supersede(r *Rollout, by string) {
 }
 
 func (d *draft) end(r *Rollout, p Phase, why string) {
-	r.Phase, r.Why, r.Ended, r.Deadline = p, why, d.now, time.Time{}
+	r.Phase, r.Why, r.Ended, r.Deadline, r.Hold = p, why, d.now, time.Time{}, nil
 	d.put(*r)
 }
 
@@ -205,4 +240,10 @@ func (d *draft) inherit(r *Rollout, prev version.Ref) {
 	}
 }
 
-func join(names []string, sep string) string { return strings.Join(names, sep) }
+func join(names []string, sep string) string {
+	if n := slices.Index(names, ""); n >= 0 { // a ready key that somebody wrote by hand
+		names = slices.Clone(names)
+		names[n] = `"" (a key without a name)`
+	}
+	return strings.Join(names, sep)
+}

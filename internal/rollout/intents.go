@@ -29,6 +29,8 @@ func (d *draft) answer() bool {
 		d.takeRecover(r)
 	case IntentRetire:
 		d.takeRetire(r)
+	case IntentPromote, IntentPause, IntentResume, IntentApprove:
+		d.takeOrder(r)
 	default:
 		d.reject(&r, PhaseRefused, fmt.Sprintf("this controller does not know intents of kind %q", in.Kind))
 	}
@@ -38,14 +40,21 @@ func (d *draft) answer() bool {
 // takeSwitch starts moving groups to a revision that the operator named.
 func (d *draft) takeSwitch(r Rollout) {
 	r.Target = r.To
-	if why := d.unfit(&r); why != "" {
+	why := d.unfit(&r)
+	if why == "" {
+		why = d.busy(&r)
+	}
+	if why == "" {
+		why = d.choosePlan(&r)
+	}
+	if why != "" {
 		d.reject(&r, PhaseRefused, why)
 		return
 	}
 	d.clear(&r)
 	ms := d.moves(&r)
 	r.Deadline = d.deadlineOf(&r, len(cold(ms)) == 0)
-	d.audit(&r, "switch", r.Message, d.scope(&r), r.To)
+	d.audit(&r, "switch", noted(&r), d.scope(&r), r.To)
 	d.advance(r)
 }
 
@@ -104,15 +113,17 @@ func (d *draft) takeRollback(r Rollout) {
 		return
 	}
 	goals, without := d.goals(&r)
+	d.widen(&r, goals)
 	if len(goals) == 0 {
 		d.reject(&r, PhaseAborted, fmt.Sprintf("nothing to go back to in %s: name a revision, routectl rollback REV", join(without, ", ")))
 		return
 	}
+	was := d.fleet.Target
 	d.clear(&r)
 	r.Goals = goals
 	r.PrevTarget = version.Ref{}
 	ms := d.moves(&r)
-	d.retarget(&r, ms)
+	d.retarget(&r, ms, was)
 	r.Deadline = d.deadlineOf(&r, len(cold(ms)) == 0)
 	why := r.Message
 	if len(without) > 0 {
@@ -130,6 +141,18 @@ func (d *draft) goals(r *Rollout) (goals map[string]version.Ref, without []strin
 			goals[g] = r.To
 			continue
 		}
+		if d.apart(r, g) {
+			continue
+		}
+		if o := d.playing(g); o != nil {
+			// Whatever its step, it is what the rollout does that is taken back.
+			if to, ok := d.backTo(o, g); ok {
+				goals[g] = to
+			} else {
+				without = append(without, g)
+			}
+			continue
+		}
 		i := slices.IndexFunc(d.groups[g].Back, func(b version.Ref) bool { return !d.condemned(b.Digest) })
 		if i < 0 {
 			without = append(without, g)
@@ -140,17 +163,32 @@ func (d *draft) goals(r *Rollout) (goals map[string]version.Ref, without []strin
 	return goals, without
 }
 
-// retarget makes publishing compose on where r goes, if what r takes back was
-// target. It does so when r is taken up: a publisher meanwhile must not
-// compose on what goes away.
-func (d *draft) retarget(r *Rollout, ms []move) {
+// apart tells that r, which names nothing, leaves group g alone: a rollout with
+// steps is in progress, whose doing it takes back, and g neither is moved by any
+// nor serves what one brings.
+func (d *draft) apart(r *Rollout, g string) bool {
+	steps := false
+	for i := range d.active {
+		o := &d.active[i]
+		if slices.Contains(d.scope(o), g) || d.groups[g].Stable.Digest == o.To.Digest {
+			return false
+		}
+		steps = steps || o.Plan != nil
+	}
+	return steps && len(r.Groups) == 0
+}
+
+// retarget makes publishing compose on where r goes, if what r takes back is
+// target, or was until r superseded the rollout that brought it. It does so when r
+// is taken up: a publisher meanwhile must not compose on what goes away.
+func (d *draft) retarget(r *Rollout, ms []move, was version.Ref) {
 	taken := false
 	var to version.Ref
 	for _, m := range ms {
 		if m.to.Number > to.Number {
 			to = m.to
 		}
-		taken = taken || m.from.Stable.Digest == d.fleet.Target.Digest
+		taken = taken || m.from.Stable.Digest == d.fleet.Target.Digest || m.from.Stable.Digest == was.Digest
 	}
 	if taken {
 		r.Target, r.PrevTarget = to, d.fleet.Target
@@ -184,18 +222,25 @@ func (d *draft) clear(r *Rollout) {
 }
 
 func (d *draft) overlap(a, b *Rollout) bool {
-	if a.Goals == nil && len(a.Groups) == 0 || b.Goals == nil && len(b.Groups) == 0 {
+	if a.everywhere() || b.everywhere() {
 		return true
 	}
 	in := d.scope(b)
 	return slices.ContainsFunc(d.scope(a), func(g string) bool { return slices.Contains(in, g) })
 }
 
+// everywhere tells that r concerns every group, also those to come.
+func (r *Rollout) everywhere() bool {
+	return r.Plan == nil && r.Goals == nil && len(r.Groups) == 0
+}
+
 // takeAbort ends the rollout that r names, or all in progress.
 func (d *draft) takeAbort(r Rollout) {
-	var ended []string
+	var ended, stuck []string
 	gone := make(map[int64]version.Ref) // what was to come with them, by number: the target before
-	match := func(o Rollout) bool { return r.Rollout == "" || o.ID == r.Rollout }
+	match := func(o Rollout) bool {
+		return (r.Rollout == "" || o.ID == r.Rollout) && !slices.Contains(ended, o.ID) && !slices.Contains(stuck, o.ID)
+	}
 	for {
 		// Read anew each time: ending one may alter the others.
 		i := slices.IndexFunc(d.active, match)
@@ -208,6 +253,10 @@ func (d *draft) takeAbort(r Rollout) {
 			why += ": " + r.Message
 		}
 		d.abort(&o, r.By, why)
+		if !o.Phase.Final() && o.Phase != PhaseReturning {
+			stuck = append(stuck, o.ID) // Nothing was taken back.
+			continue
+		}
 		if o.Kind == IntentSwitch {
 			gone[o.Target.Number] = o.PrevTarget
 		}
@@ -239,6 +288,12 @@ func (d *draft) takeAbort(r Rollout) {
 		}
 	}
 	switch {
+	case len(stuck) > 0:
+		why := fmt.Sprintf("there is no way back for rollout %s, which holds: routectl rollback REV, or promote it", join(stuck, ", "))
+		if len(ended) > 0 {
+			why += "; aborted " + join(ended, ", ")
+		}
+		d.end(&r, PhaseRefused, why)
 	case len(ended) > 0:
 		d.end(&r, PhaseDone, "aborted "+join(ended, ", "))
 	case r.Rollout != "":

@@ -135,6 +135,12 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			}
 			w.start(fmt.Sprintf("i%d", len(w.fleetOf)), rapid.SampledFrom([]string{"main", "canary", "edge"}).Draw(t, "group"))
 		},
+		"sicken": func(t *rapid.T) {
+			i := up(t)
+			if set := w.groups[i.group].Set; len(set) > 0 {
+				w.sicken(i, rapid.SampledFrom(set).Draw(t, "lost").Number)
+			}
+		},
 		"die":     func(t *rapid.T) { w.die(up(t)) },
 		"crash":   func(t *rapid.T) { w.crash(up(t)) },
 		"restart": func(t *rapid.T) { i := one(t); w.start(i.name, i.group) },
@@ -221,7 +227,8 @@ func (m *machine) ends(t *rapid.T) {
 	for _, n := range w.names() {
 		i, a := w.fleetOf[n], w.groups[w.fleetOf[n].group]
 		refuses := slices.ContainsFunc(a.Set, func(r version.Ref) bool { return w.bad[fmt.Sprintf("%s/%d", n, r.Number)] != "" })
-		if i.stable.Digest != a.Stable.Digest && !refuses && !i.frozen {
+		cannot := slices.ContainsFunc(a.Set, func(r version.Ref) bool { return w.sick[fmt.Sprintf("%s/%d", n, r.Number)] })
+		if i.stable.Digest != a.Stable.Digest && !refuses && !cannot && !i.frozen {
 			t.Fatalf("%s serves %d, its group %d", n, i.stable.Number, a.Stable.Number)
 		}
 	}

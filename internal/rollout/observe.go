@@ -23,6 +23,8 @@ type move struct {
 // scope names the groups that r concerns: those it names, or every one.
 func (d *draft) scope(r *Rollout) []string {
 	switch {
+	case r.Plan != nil:
+		return slices.Sorted(maps.Keys(r.Origin)) // fixed when it was taken up
 	case r.Goals != nil:
 		return slices.Sorted(maps.Keys(r.Goals))
 	case len(r.Groups) > 0:
@@ -87,9 +89,9 @@ func (d *draft) wanted(m move) Nonce {
 // late lists the registered instances of m that do not hold what is wanted.
 func (d *draft) late(m move) []string {
 	var out []string
-	for _, r := range m.regs {
-		if r.Refused || r.Nonce != d.wanted(m) {
-			out = append(out, r.Instance)
+	for _, said := range m.regs {
+		if !d.holds(m, said) {
+			out = append(out, said.Instance)
 		}
 	}
 	return out
@@ -113,10 +115,12 @@ func (d *draft) lateText(ms []move) string {
 				stage = "no report"
 			case rep.Preparing != nil && rep.Preparing.Nonce == d.wanted(m):
 				stage = rep.Preparing.Stage
+			case len(d.v.Ready[m.group][name].Lacks) > 0:
+				stage = lackText(m, d.v.Ready[m.group][name])
 			case rep.Stale != "":
 				stage = rep.Stale
 			}
-			out = append(out, fmt.Sprintf("%s (%s)", name, brief(stage, 80)))
+			out = append(out, fmt.Sprintf("%s (%s)", join([]string{name}, ""), brief(stage, 80)))
 		}
 	}
 	if more > 0 {

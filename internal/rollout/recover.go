@@ -91,8 +91,9 @@ func (d *draft) recommit(r *Rollout, groups []string) {
 		if r.From != "" && a.Stable.Digest != r.To.Digest {
 			back := pushed(a, r.To)
 			a.Nonce, a.Set = d.fresh(), d.setOf(r.To, version.Ref{}, back)
-			a.Stable, a.Back, a.Candidate = r.To, back, nil
+			a.Stable, a.Back = r.To, back
 		}
+		a.Candidate, a.Against = nil, version.Ref{} // Their rollout was superseded.
 		late := d.late(move{group: g, from: a, warm: true, regs: d.registered(g)})
 		a.Epoch, a.Recovered, a.Instant, a.Rollout = epoch, epoch, d.now, r.ID
 		a.Ready, a.Members = len(d.registered(g))-len(late), instances[g]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"routerd.dev/internal/version"
@@ -31,11 +32,17 @@ type world struct {
 	order     []string // of rollouts, as they were put first
 	condemned map[version.Digest]Condemned
 	served    map[version.Digest]bool
+	baked     map[version.Digest]bool
 	revisions map[int64]version.Revision
+
+	strategies map[string]Strategy
+	measures   map[string]Measure
+	checks     map[string]Checks
 
 	fleetOf map[string]*inst
 	bad     map[string]string         // instance/revision → why it refuses
 	poison  map[string]bool           // instance/revision: building it kills
+	sick    map[string]bool           // instance/revision: it cannot have it any more
 	broken  []string                  // invariants that did not hold
 	used    map[string]map[Nonce]bool // nonces ever used, by group: each once
 	final   map[string]Rollout        // as it ended
@@ -48,6 +55,9 @@ type inst struct {
 	holds             map[version.Digest]bool
 	epoch             int64 // serves; 0 for nothing
 	stable            version.Ref
+	candidate         *Candidate
+	against           version.Ref
+	slow              bool // it never gets done
 	rollout           string
 	highest           int64 // ever served, on disk
 
@@ -68,7 +78,8 @@ func newWorld() *world {
 		groups: map[string]Assignment{}, prepares: map[string]Prepare{}, ready: map[string]map[string]Ready{},
 		instances: map[string]Instance{}, reports: map[string]Report{}, rollouts: map[string]Rollout{},
 		condemned: map[version.Digest]Condemned{}, served: map[version.Digest]bool{}, revisions: map[int64]version.Revision{},
-		fleetOf: map[string]*inst{}, bad: map[string]string{}, poison: map[string]bool{},
+		baked: map[version.Digest]bool{}, strategies: map[string]Strategy{}, measures: map[string]Measure{}, checks: map[string]Checks{},
+		fleetOf: map[string]*inst{}, bad: map[string]string{}, poison: map[string]bool{}, sick: map[string]bool{},
 		used: map[string]map[Nonce]bool{}, final: map[string]Rollout{},
 	}
 }
@@ -93,6 +104,7 @@ func (w *world) view() *View {
 		Groups: maps.Clone(w.groups), Prepares: maps.Clone(w.prepares), Ready: map[string]map[string]Ready{},
 		Instances: maps.Clone(w.instances), Reports: maps.Clone(w.reports), Intents: slices.Clone(w.intents),
 		Condemned: maps.Clone(w.condemned), Served: maps.Clone(w.served), Revisions: maps.Clone(w.revisions),
+		Baked: maps.Clone(w.baked), Strategies: maps.Clone(w.strategies), Measures: maps.Clone(w.measures), Checks: maps.Clone(w.checks),
 	}
 	for g, m := range w.ready {
 		v.Ready[g] = maps.Clone(m)
@@ -124,7 +136,7 @@ func (w *world) apply(term int, v *View, c Change) error {
 			return errNotReady
 		}
 		for _, r := range w.ready[g] {
-			if r.Refused || r.Nonce != n {
+			if r.Refused || r.Evicted || len(r.Lacks) > 0 || r.Nonce != n {
 				return errNotReady
 			}
 		}
@@ -135,6 +147,7 @@ func (w *world) apply(term int, v *View, c Change) error {
 		}
 	}
 	w.check(c)
+	w.checkPlans(c)
 	w.move()
 	for _, a := range c.Groups {
 		w.groups[a.Group] = a
@@ -167,6 +180,9 @@ func (w *world) apply(term int, v *View, c Change) error {
 	for _, d := range c.Serve {
 		w.served[d] = true
 	}
+	for _, d := range c.Bake {
+		w.baked[d] = true
+	}
 	w.checkAfter()
 	return nil
 }
@@ -177,6 +193,13 @@ func (w *world) check(c Change) {
 		old, had := w.groups[a.Group]
 		if had && a.Epoch <= old.Epoch {
 			w.breaks("I3: epoch of %s from %d to %d", a.Group, old.Epoch, a.Epoch)
+		}
+		if had && a.Override != nil && a.Candidate == nil && strings.HasPrefix(a.Override.Why, "not all of the set is held") {
+			for _, name := range a.Override.Instances {
+				if i := w.fleetOf[name]; i.up && i.boot == w.instances[name].Boot && !i.holds[a.Stable.Digest] {
+					w.breaks("I2: %s/%s lacks what epoch %d serves, and nobody waited", a.Group, name, a.Epoch)
+				}
+			}
 		}
 		if !had || a.Override != nil {
 			continue
@@ -197,6 +220,9 @@ func (w *world) check(c Change) {
 		}
 		if a.Nonce == old.Nonce && fmt.Sprint(a.Set) != fmt.Sprint(old.Set) {
 			w.breaks("nonce %s names two sets", a.Nonce)
+		}
+		if a.Candidate != nil && !has(a.Set, a.Candidate.Digest) {
+			w.breaks("candidate of %s is not in its set", a.Group)
 		}
 		if !has(a.Set, a.Stable.Digest) {
 			w.breaks("stable of %s is not in its set", a.Group)
@@ -289,6 +315,7 @@ func (w *world) forget(i *inst) {
 	delete(w.ready[i.group], i.name)
 	delete(w.instances, i.name)
 	delete(w.reports, i.name)
+	delete(w.measures, i.name)
 	w.bump()
 }
 
@@ -312,7 +339,9 @@ func (w *world) look(i *inst) {
 		w.follow(i)
 	}
 	if w.registered(i) && i.epoch < i.assigned.Epoch && !i.frozen {
-		w.ready[i.group][i.name] = Ready{Instance: i.name, Group: i.group} // none: it lacks the set
+		if r := w.ready[i.group][i.name]; (!r.Evicted || r.Nonce != i.assigned.Nonce) && len(r.Lacks) == 0 {
+			w.ready[i.group][i.name] = Ready{Instance: i.name, Group: i.group} // none: it lacks the set
+		}
 	}
 	w.report(i)
 	w.bump()
@@ -320,12 +349,14 @@ func (w *world) look(i *inst) {
 
 func (w *world) follow(i *inst) {
 	a := i.assigned
-	if !i.known || a.Epoch <= i.epoch || !a.Stable.IsZero() && !i.holds[a.Stable.Digest] {
+	if !i.known || a.Epoch <= i.epoch || !a.Stable.IsZero() && !i.holds[a.Stable.Digest] || a.Candidate != nil && !i.holds[a.Candidate.Digest] {
 		return
 	}
 	if a.Epoch <= i.highest && i.epoch > 0 {
 		w.breaks("I3: %s serves epoch %d after %d", i.name, a.Epoch, i.highest)
 	}
+	i.candidate, i.against = a.Candidate, a.Against
+	delete(w.measures, i.name)
 	i.epoch, i.stable, i.rollout, i.highest = a.Epoch, a.Stable, a.Rollout, max(i.highest, a.Epoch)
 }
 
@@ -335,11 +366,19 @@ func (w *world) act(i *inst) {
 		return
 	}
 	i.seen = false
+	if i.slow {
+		if i.preparing && w.registered(i) && slices.Contains(i.asked.Evict, i.name) {
+			w.ready[i.group][i.name] = Ready{Instance: i.name, Group: i.group, Nonce: i.asked.Nonce, Evicted: true}
+			w.bump()
+		}
+		return
+	}
 	nonce, set := i.assigned.Nonce, i.assigned.Set
 	if i.preparing && w.registered(i) && (i.asked.First == "" || i.asked.First == i.name) {
 		nonce, set = i.asked.Nonce, i.asked.Set
 	}
 	hold := map[version.Digest]bool{}
+	var lacks []version.Digest
 	for _, s := range set {
 		key := fmt.Sprintf("%s/%d", i.name, s.Number)
 		if w.poison[key] && !i.holds[s.Digest] {
@@ -353,6 +392,13 @@ func (w *world) act(i *inst) {
 			}
 			return
 		}
+		if w.sick[key] && !i.holds[s.Digest] && has(i.assigned.Set, s.Digest) {
+			if i.epoch == 0 {
+				return // it does not join without the whole set
+			}
+			lacks = append(lacks, s.Digest)
+			continue
+		}
 		hold[s.Digest] = true
 	}
 	if !w.registered(i) {
@@ -363,14 +409,31 @@ func (w *world) act(i *inst) {
 			w.ready[i.group] = map[string]Ready{}
 		}
 	}
-	w.ready[i.group][i.name] = Ready{Instance: i.name, Group: i.group, Nonce: nonce}
+	out := len(lacks) > 0 && i.epoch < i.assigned.Epoch && w.ready[i.group][i.name].Evicted
+	w.ready[i.group][i.name] = Ready{Instance: i.name, Group: i.group, Nonce: nonce, Lacks: lacks, Evicted: out}
 	maps.Copy(i.holds, hold)
 	w.follow(i)
 	if !i.stable.IsZero() {
 		hold[i.stable.Digest] = true // what it serves is never released
 	}
+	if i.candidate != nil {
+		hold[i.candidate.Digest] = true
+	}
 	i.holds = hold
 	w.report(i)
+	w.bump()
+}
+
+// sicken takes a revision from an instance for good, unless it serves it. It says so.
+func (w *world) sicken(i *inst, n int64) {
+	if d := ref(n).Digest; d == i.stable.Digest || i.candidate != nil && d == i.candidate.Digest {
+		return
+	}
+	w.sick[fmt.Sprintf("%s/%d", i.name, n)] = true
+	delete(i.holds, ref(n).Digest)
+	if w.registered(i) && !w.ready[i.group][i.name].Evicted {
+		w.ready[i.group][i.name] = Ready{Instance: i.name, Group: i.group}
+	}
 	w.bump()
 }
 
@@ -417,13 +480,14 @@ type backup struct {
 	order     []string
 	condemned map[version.Digest]Condemned
 	served    map[version.Digest]bool
+	baked     map[version.Digest]bool
 	revisions map[int64]version.Revision
 }
 
 func (w *world) save() *backup {
 	return &backup{
 		w.fleet, maps.Clone(w.groups), maps.Clone(w.prepares), slices.Clone(w.intents), maps.Clone(w.rollouts),
-		slices.Clone(w.order), maps.Clone(w.condemned), maps.Clone(w.served), maps.Clone(w.revisions),
+		slices.Clone(w.order), maps.Clone(w.condemned), maps.Clone(w.served), maps.Clone(w.baked), maps.Clone(w.revisions),
 	}
 }
 
@@ -431,7 +495,7 @@ func (w *world) save() *backup {
 func (w *world) restore(b *backup) {
 	w.fleet, w.groups, w.prepares, w.intents = b.fleet, maps.Clone(b.groups), maps.Clone(b.prepares), slices.Clone(b.intents)
 	w.rollouts, w.order, w.condemned = maps.Clone(b.rollouts), slices.Clone(b.order), maps.Clone(b.condemned)
-	w.served, w.revisions = maps.Clone(b.served), maps.Clone(b.revisions)
+	w.served, w.baked, w.revisions = maps.Clone(b.served), maps.Clone(b.baked), maps.Clone(b.revisions)
 	w.final = map[string]Rollout{}
 	for id, r := range w.rollouts {
 		if r.Phase.Final() {

@@ -175,7 +175,7 @@ func (d *draft) newGroup(name string) Assignment {
 	return a
 }
 
-// sweep withdraws prepares that no rollout in progress stands for.
+// sweep withdraws prepares and candidates that no rollout in progress stands for.
 func (d *draft) sweep() {
 	for _, g := range slices.Sorted(maps.Keys(d.prepares)) {
 		id := d.prepares[g].Rollout
@@ -184,4 +184,5 @@ func (d *draft) sweep() {
 			delete(d.prepares, g)
 		}
 	}
+	d.tidy()
 }

@@ -28,11 +28,15 @@ var update = flag.Bool("update", false, "rewrite testdata/*.txt with what Step d
 //	build A…|*         they read, build, and say so       look A… reads only
 //	late A…            builds what it read before, without reading again
 //	refuse A N WHY     from now on A refuses revision N    poison A N  building N kills A
+//	sick A N         A cannot have revision N any more
 //	join A GROUP       starts an instance                  restart A   with another boot id
 //	die A…             with its keys                       lapse A…    only the keys: lease lost
 //	back               etcd restored from the backup       backup
 //	after D            time passes                         step        run the controller
+//	run D              both: the controller looks whenever it asked to, until D is over
 //	show               groups, target, instances
+//
+// and those of doPlan. publish, switch: [strategy=NAME] [supersede] [revert=D] besides.
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -64,6 +68,7 @@ func TestTranscripts(t *testing.T) {
 
 type player struct {
 	w      *world
+	told   string // of the rollout in the last change that said nothing else
 	t      *testing.T
 	ids    int
 	backup *backup
@@ -97,10 +102,10 @@ func (p *player) play(text string) string {
 func (p *player) do(f []string, out *bytes.Buffer) {
 	w := p.w
 	args, opt := f[1:], map[string]string{}
-	if f[0] != "fleet" {
+	if f[0] != "fleet" && f[0] != "strategy" {
 		args = slices.DeleteFunc(slices.Clone(args), func(a string) bool {
 			k, v, ok := strings.Cut(a, "=")
-			if ok || a == "wait" || a == "fewer" {
+			if ok || a == "wait" || a == "fewer" || a == "full" || a == "supersede" {
 				opt[k] = v
 				return true
 			}
@@ -119,18 +124,22 @@ func (p *player) do(f []string, out *bytes.Buffer) {
 			}
 		}
 	}
+	if p.doPlan(append([]string{f[0]}, args...), opt, out) {
+		return
+	}
 	switch f[0] {
 	case "fleet":
 		p.fleet(args)
 	case "publish":
 		n := p.number(args[0])
 		parent := w.fleet.Target.Number
+		needs := w.revisions[n].Needs
 		w.publish(n)
 		if s := opt["from"]; s != "" {
 			parent = p.number(s)
 		}
 		r := w.revisions[n]
-		r.Parent = parent
+		r.Parent, r.Needs = parent, needs
 		w.revisions[n] = r
 		p.ask(IntentSwitch, args, opt)
 	case "switch", "rollback", "recover":
@@ -156,6 +165,8 @@ func (p *player) do(f []string, out *bytes.Buffer) {
 		each(w.act)
 	case "refuse":
 		w.bad[args[0]+"/"+args[1]] = strings.Join(args[2:], " ")
+	case "sick":
+		w.sicken(w.fleetOf[args[0]], p.number(args[1]))
 	case "poison":
 		w.poison[args[0]+"/"+args[1]] = true
 	case "join":
@@ -181,6 +192,12 @@ func (p *player) do(f []string, out *bytes.Buffer) {
 		if !next.IsZero() {
 			fmt.Fprintf(out, "look again at +%v\n", next.Sub(epoch0))
 		}
+	case "run":
+		d, err := time.ParseDuration(args[0])
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		p.run(out, w.now.Add(d))
 	case "show":
 		p.show(out)
 	default:
@@ -213,6 +230,9 @@ func (p *player) ask(kind IntentKind, args []string, opt map[string]string) {
 	}
 	_, in.AllowFewer = opt["fewer"]
 	in.Timeout, _ = time.ParseDuration(opt["timeout"])
+	in.Strategy = opt["strategy"]
+	_, in.Supersede = opt["supersede"]
+	in.Revert, _ = time.ParseDuration(opt["revert"])
 	p.w.ask(in)
 }
 
@@ -271,6 +291,9 @@ func (p *player) print(out *bytes.Buffer, c Change) {
 		if x.First != "" {
 			fmt.Fprintf(out, " by %s first", x.First)
 		}
+		if len(x.Evict) > 0 {
+			fmt.Fprintf(out, ", evicting %v", x.Evict)
+		}
 		fmt.Fprintln(out)
 	}
 	for _, g := range c.Withdraw {
@@ -284,10 +307,12 @@ func (p *player) print(out *bytes.Buffer, c Change) {
 	}
 	for _, r := range c.Rollouts {
 		fmt.Fprintf(out, "  rollout %s: %s", r.ID, r.Phase)
-		if r.Why != "" {
-			fmt.Fprintf(out, ": %s", r.Why)
+		fmt.Fprint(out, place(r))
+		if why := saidOf(r); why != "" {
+			fmt.Fprintf(out, ": %s", why)
 		}
 		fmt.Fprintln(out)
+		p.printPlan(out, c, r)
 	}
 	for _, g := range slices.Sorted(maps.Keys(c.Ready)) {
 		fmt.Fprintf(out, "  only if all of %s hold %s\n", g, c.Ready[g])
@@ -315,7 +340,7 @@ func numbers(refs []version.Ref) []int64 {
 }
 
 func assignment(a Assignment) string {
-	return fmt.Sprintf("epoch %d, stable %d, set %s %v, back %v, ready %d", a.Epoch, a.Stable.Number, a.Nonce, numbers(a.Set), numbers(a.Back), a.Ready)
+	return fmt.Sprintf("epoch %d, stable %d, set %s %v, back %v, ready %d%s", a.Epoch, a.Stable.Number, a.Nonce, numbers(a.Set), numbers(a.Back), a.Ready, candidateText(a))
 }
 
 func (p *player) show(out *bytes.Buffer) {
@@ -333,6 +358,10 @@ func (p *player) show(out *bytes.Buffer) {
 			fmt.Fprintf(out, "%s is frozen, serves %d since epoch %d\n", n, i.stable.Number, i.epoch)
 		case !ok:
 			fmt.Fprintf(out, "%s is not registered, serves %d since epoch %d\n", n, i.stable.Number, i.epoch)
+		case len(r.Lacks) > 0:
+			fmt.Fprintf(out, "%s holds %s but for %s, out of traffic %v, serves %d since epoch %d\n", n, r.Nonce, p.name(r.Lacks[0]), r.Evicted, i.stable.Number, i.epoch)
+		case r.Evicted:
+			fmt.Fprintf(out, "%s is evicted, serves %d since epoch %d\n", n, i.stable.Number, i.epoch)
 		case r.Refused:
 			fmt.Fprintf(out, "%s refused %s, serves %d since epoch %d\n", n, r.Nonce, i.stable.Number, i.epoch)
 		default:

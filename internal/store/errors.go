@@ -110,6 +110,19 @@ type Broken struct {
 
 func (b Broken) String() string { return b.Key + ": " + b.Why }
 
+// who names as whom this store comes to etcd.
+func (s *Store) who() string {
+	switch {
+	case s.cfg.Username != "":
+		return fmt.Sprintf("etcd user %q", s.cfg.Username)
+	case s.certified() != "":
+		return fmt.Sprintf("etcd user %q, by its certificate", s.certified())
+	case s.cfg.TLS != nil:
+		return "the etcd user that the certificate names"
+	}
+	return "who comes without a user"
+}
+
 // explain wraps what the client returned in the Err value that fits, with the
 // way out. what is verb and object; key is what the call touched.
 func (s *Store) explain(ctx context.Context, what, key string, err error) error {
@@ -127,7 +140,7 @@ func (s *Store) explain(ctx context.Context, what, key string, err error) error 
 	has := func(e error) bool { return errors.Is(err, e) || strings.Contains(err.Error(), rpctypes.ErrorDesc(e)) }
 	switch {
 	case has(rpctypes.ErrPermissionDenied):
-		return fmt.Errorf("%s: %w: etcd user %q may not use %s; grant its role that key (docs: roles)", what, ErrDenied, s.cfg.Username, key)
+		return fmt.Errorf("%s: %w: %s may not use %s: routectl etcd setup gives users what they need", what, ErrDenied, s.who(), key)
 	case has(rpctypes.ErrAuthFailed), has(rpctypes.ErrUserEmpty), has(rpctypes.ErrInvalidAuthToken), code == codes.Unauthenticated:
 		return fmt.Errorf("%s: %w: etcd refuses user %q: %v; check --user and its password", what, ErrDenied, s.cfg.Username, err)
 	case has(rpctypes.ErrNoSpace):

@@ -43,14 +43,23 @@ func (s *Store) follow(ctx context.Context, o WatchOptions, keys []watched, f fo
 	o = o.withDefaults()
 	run := following{s: s, o: o, keys: keys, f: f, fresh: time.Now()}
 	stale, broken := false, 0
+	tell := func(err error) { // once per outage
+		if !stale {
+			stale = true
+			f.stale(err, run.fresh)
+		}
+	}
 	for failed := 0; ctx.Err() == nil; {
 		client, _ := s.etcd(ctx)
-		at, _, err := f.read(ctx)
+		at, _, err := run.read(ctx)
 		if err == nil {
 			failed, stale, run.fresh = 0, false, time.Now()
 			began := time.Now()
 			err = run.watch(ctx, at)
 			s.log.Debug("watch begins anew", "key", keys[0].key, "err", err)
+			if errors.Is(err, ErrUnavailable) { // a read failed: nothing is known any more
+				tell(err)
+			}
 			if broken++; time.Since(began) > o.Silence {
 				broken = 0
 			}
@@ -62,10 +71,7 @@ func (s *Store) follow(ctx context.Context, o WatchOptions, keys []watched, f fo
 		if ctx.Err() != nil {
 			break
 		}
-		if !stale {
-			stale = true
-			f.stale(err, run.fresh)
-		}
+		tell(err)
 		if failed++; failed%3 == 0 {
 			s.renew(client)
 		}
@@ -82,6 +88,13 @@ type following struct {
 	f    follower
 
 	fresh time.Time // when the facts were last known to be true
+}
+
+// read has the follower read, for as long as it may take.
+func (r *following) read(ctx context.Context) (at int64, news bool, err error) {
+	within, cancel := context.WithTimeout(ctx, ReadPatience)
+	defer cancel()
+	return r.f.read(within)
 }
 
 // watch follows the events after the revision at until the watch breaks, and
@@ -118,7 +131,7 @@ func (r *following) watch(ctx context.Context, at int64) error {
 			heard, r.fresh = true, time.Now()
 			events, err := drain(resp, responses)
 			if r.f.event(events) {
-				if at, _, readErr := r.f.read(ctx); readErr != nil {
+				if at, _, readErr := r.read(ctx); readErr != nil {
 					return readErr
 				} else if at > 0 {
 					r.fresh = time.Now()
@@ -128,7 +141,7 @@ func (r *following) watch(ctx context.Context, at int64) error {
 				return err
 			}
 		case <-reread.C:
-			now, news, err := r.f.read(ctx)
+			now, news, err := r.read(ctx)
 			switch {
 			case err != nil:
 				return err

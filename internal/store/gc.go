@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,12 +21,12 @@ import (
 // KeepPolicy is what gc keeps beyond what is in use. Zero stands for the
 // default, a negative number for none.
 type KeepPolicy struct {
-	Revisions int // the newest of the history; 0 for 50
+	Revisions int // the newest of the history; 0 for the fleet's HistoryLimit, or 50 without one
 	Rollouts  int // the newest that ended; 0 for 200
 	Audit     int // the newest entries; 0 for 10,000
 }
 
-func (k KeepPolicy) withDefaults() KeepPolicy {
+func (k KeepPolicy) withDefaults(historyLimit int) KeepPolicy {
 	or := func(n, def int) int {
 		switch {
 		case n == 0:
@@ -34,7 +36,10 @@ func (k KeepPolicy) withDefaults() KeepPolicy {
 		}
 		return n
 	}
-	return KeepPolicy{Revisions: or(k.Revisions, 50), Rollouts: or(k.Rollouts, 200), Audit: or(k.Audit, 10_000)}
+	if historyLimit <= 0 {
+		historyLimit = 50
+	}
+	return KeepPolicy{Revisions: or(k.Revisions, historyLimit), Rollouts: or(k.Rollouts, 200), Audit: or(k.Audit, 10_000)}
 }
 
 // Collected counts what gc deleted, and what it kept.
@@ -42,7 +47,7 @@ type Collected struct {
 	Revisions int `json:"revisions"`
 	Manifests int `json:"manifests"`
 	Chunks    int `json:"chunks"`
-	Served    int `json:"served"` // marks of digests that are gone
+	Served    int `json:"served"` // marks of digests that are gone, served and baked
 	Rollouts  int `json:"rollouts"`
 	Audit     int `json:"audit"`
 
@@ -56,7 +61,7 @@ const gcTTL = 30 * time.Second
 
 // GC deletes what nothing needs: revisions with their snapshots, ended
 // rollouts and audit entries beyond the policy. It never deletes what a group,
-// prepare, intent, rollout, the fleet or an instance's report names, nor what a
+// prepare, intent, rollout, pin, the fleet or an instance's report names, nor what a
 // publisher found in place: that one publishes again, see Publish.
 //
 // It fails with ErrBusy when another gc runs, and with ErrCorrupt, having
@@ -80,12 +85,12 @@ func (s *Store) GC(ctx context.Context, by string, keep KeepPolicy) (c Collected
 	if err != nil {
 		return c, err
 	}
-	run := collection{s: s, what: what, locked: locked, keep: keep.withDefaults(), c: &c}
+	run := collection{s: s, what: what, locked: locked, keep: keep, c: &c}
 	return c, run.run(ctx, by)
 }
 
 // lockGC takes the lock and raises gc/count in one transaction. From then on no
-// publish that began before can end. It returns the lock's create revision.
+// publish that began before can end. It returns the lock's mod revision.
 func (s *Store) lockGC(ctx context.Context, what, by string, l *lease) (int64, error) {
 	for {
 		resp, err := s.txn(ctx, what, s.key(keyGCLock), nil, []clientv3.Op{
@@ -94,7 +99,7 @@ func (s *Store) lockGC(ctx context.Context, what, by string, l *lease) (int64, e
 		if err != nil {
 			return 0, err
 		}
-		if lock := onlyKV(resp, 0); lock != nil {
+		if lock := onlyKV(resp, 0); lock != nil && lock.Lease != 0 {
 			return 0, fmt.Errorf("%s: %w (by %s)", what, ErrBusy, lock.Value)
 		}
 		var n int64
@@ -104,7 +109,7 @@ func (s *Store) lockGC(ctx context.Context, what, by string, l *lease) (int64, e
 			}
 		}
 		resp, err = s.txn(ctx, what, s.key(keyGCLock),
-			[]clientv3.Cmp{absent(s.key(keyGCLock)), unmoved(s.key(keyGCCount), modOf(onlyKV(resp, 1)))},
+			[]clientv3.Cmp{s.unlocked(), unmoved(s.key(keyGCCount), modOf(onlyKV(resp, 1)))},
 			[]clientv3.Op{
 				clientv3.OpPut(s.key(keyGCLock), by, clientv3.WithLease(l.id)),
 				put(s.key(keyGCCount), n+1),
@@ -118,12 +123,18 @@ func (s *Store) lockGC(ctx context.Context, what, by string, l *lease) (int64, e
 	}
 }
 
+// unlocked holds if no gc has the lock. A key without a lease is nobody's: see
+// awaitUnlocked.
+func (s *Store) unlocked() clientv3.Cmp {
+	return clientv3.Compare(clientv3.LeaseValue(s.key(keyGCLock)), "=", 0)
+}
+
 // A collection is one gc that has the lock.
 type collection struct {
 	s      *Store
 	what   string
-	locked int64 // create revision of the lock
-	keep   KeepPolicy
+	locked int64      // mod revision of the lock: it is put once
+	keep   KeepPolicy // with defaults once the fleet was read
 	c      *Collected
 }
 
@@ -141,7 +152,11 @@ func (g *collection) run(ctx context.Context, by string) error {
 			return fmt.Errorf("%s: %w: %s; it may name what is in use: repair or delete it first", g.what, ErrCorrupt, b)
 		}
 	}
+	g.keep = g.keep.withDefaults(v.Fleet.Settings.HistoryLimit)
 	used := inUse(v)
+	if err := g.pinned(ctx, used); err != nil {
+		return err
+	}
 	history, err := g.history(ctx)
 	if err != nil {
 		return err
@@ -204,6 +219,19 @@ func (g *collection) history(ctx context.Context) ([]version.Revision, error) {
 	return all, err
 }
 
+// pinned adds what an operator pinned. It goes by the keys: what else a pin
+// says, readable or not, deletes nothing.
+func (g *collection) pinned(ctx context.Context, used named) error {
+	return g.keys(ctx, dirPins, func(key string) error {
+		n, err := strconv.ParseInt(g.s.name(key, dirPins), 10, 64)
+		if err != nil {
+			return fmt.Errorf("%s: %w: %s pins no number; it may name what is in use: repair or delete it first", g.what, ErrCorrupt, key)
+		}
+		used.numbers[n] = true
+		return nil
+	})
+}
+
 // named are the digests and revision numbers that something names.
 type named struct {
 	digests map[version.Digest]bool
@@ -216,12 +244,24 @@ func (n named) ref(refs ...version.Ref) {
 	}
 }
 
+// rollout names where it goes, and wherever it may have to go back to.
+func (n named) rollout(o *rollout.Rollout) {
+	n.ref(o.To, o.PrevTarget, o.Target)
+	n.ref(slices.Collect(maps.Values(o.Goals))...)
+	n.ref(slices.Collect(maps.Values(o.Origin))...)
+	if o.Return != nil {
+		for _, number := range o.Return.To {
+			n.numbers[number] = true
+		}
+	}
+}
+
 // inUse collects every name in a View.
 func inUse(v *rollout.View) named {
 	n := named{map[version.Digest]bool{}, map[int64]bool{}}
 	n.ref(v.Fleet.Target, v.Fleet.Committed)
 	for _, a := range v.Groups {
-		n.ref(a.Stable)
+		n.ref(a.Stable, a.Against)
 		n.ref(a.Set...)
 		n.ref(a.Back...)
 		if a.Candidate != nil {
@@ -235,7 +275,7 @@ func inUse(v *rollout.View) named {
 		n.ref(i.To, i.PrevTarget)
 	}
 	for i := range v.Rollouts {
-		n.ref(v.Rollouts[i].To, v.Rollouts[i].PrevTarget)
+		n.rollout(&v.Rollouts[i])
 	}
 	for _, r := range v.Reports {
 		for _, d := range r.Holds {
@@ -293,11 +333,16 @@ func (g *collection) pieces(ctx context.Context, keep map[version.Digest]bool) (
 
 // unserved returns the marks of served digests of which no manifest is kept
 // and which are not condemned: should one be published again, it is tried by
-// one instance first again.
+// one instance first again. A mark of baking goes with what it is about.
 func (g *collection) unserved(v *rollout.View, keep map[version.Digest]bool) (keys []string) {
 	for d := range v.Served {
 		if _, condemned := v.Condemned[d]; !keep[d] && !condemned {
 			keys = append(keys, g.s.key(dirServed+d.String()))
+		}
+	}
+	for d := range v.Baked {
+		if !keep[d] {
+			keys = append(keys, g.s.key(dirBaked+d.String()))
 		}
 	}
 	slices.Sort(keys)
@@ -353,7 +398,7 @@ func (g *collection) remove(ctx context.Context, keys []string, count *int) erro
 // commit carries out ops if the lock is still the one that was taken.
 func (g *collection) commit(ctx context.Context, ops []clientv3.Op) error {
 	lock := g.s.key(keyGCLock)
-	resp, err := g.s.txn(ctx, g.what, lock, []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(lock), "=", g.locked)}, ops, nil)
+	resp, err := g.s.txn(ctx, g.what, lock, []clientv3.Cmp{unmoved(lock, g.locked)}, ops, nil)
 	if err != nil {
 		return err
 	}

@@ -3,12 +3,15 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"routerd.dev/internal/rollout"
+	"routerd.dev/internal/version"
 )
 
 // Layout is the version of the records' layout that this build reads and
@@ -23,7 +26,8 @@ type Format struct {
 }
 
 // Init makes an empty fleet with a random id under the prefix, unless there is
-// one. It never changes one that exists; created tells which it was.
+// one. It never changes one that exists; created tells which it was. It fails
+// with ErrCorrupt when half of one is there.
 func (s *Store) Init(ctx context.Context) (f Format, created bool, err error) {
 	now := time.Now().UTC()
 	f = Format{Layout: Layout, FleetID: randomHex(16), Created: now}
@@ -40,7 +44,10 @@ func (s *Store) Init(ctx context.Context) (f Format, created bool, err error) {
 	if resp.Succeeded {
 		return f, true, nil
 	}
-	f, err = s.Format(ctx)
+	if f, err = s.Format(ctx); err != nil {
+		return f, false, err
+	}
+	_, err = s.Fleet(ctx)
 	return f, false, err
 }
 
@@ -67,6 +74,33 @@ func decodeFormat(key string, b []byte) (Format, error) {
 	}
 	if f.FleetID == "" {
 		return f, fmt.Errorf("read %s: %w: no fleet id", key, ErrCorrupt)
+	}
+	return f, nil
+}
+
+// decodeFleet decodes the record of the fleet that format names; kv is nil when
+// it is absent. One that does not name that fleet was written by nobody who had read
+// the right one: what it leaves out, settings and a target, would be lost for good.
+func (s *Store) decodeFleet(kv *mvccpb.KeyValue, id string) (f rollout.Fleet, err error) {
+	switch {
+	case kv == nil:
+		err = errors.New("it is gone")
+	default:
+		if err = json.Unmarshal(kv.Value, &f); err != nil {
+			break
+		}
+		if f.ID != id {
+			err = fmt.Errorf("it names fleet %q", f.ID)
+		}
+		for _, r := range []version.Ref{f.Target, f.Committed} {
+			if r.Number < 0 || r.Number > mostCount {
+				err = fmt.Errorf("revision %d: no fleet counted so", r.Number)
+			}
+		}
+	}
+	if err != nil {
+		return rollout.Fleet{}, fmt.Errorf("read %s: %w: %w, and %s is of fleet %s: put it back as it was, or routectl recover --from an instance of each group",
+			s.key(keyFleet), ErrCorrupt, err, s.key(keyFormat), id)
 	}
 	return f, nil
 }

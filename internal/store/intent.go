@@ -52,7 +52,7 @@ func (s *Store) PutIntent(ctx context.Context, i rollout.Intent, setTarget *vers
 		if !i.To.IsZero() {
 			// What gc is about to delete must not be named: either this comes
 			// before its lock and gc sees the intent, or it waits.
-			cmps = append(cmps, absent(s.key(keyGCLock)), exists(s.manifestKey(i.To.Digest)))
+			cmps = append(cmps, s.unlocked(), exists(s.manifestKey(i.To.Digest)))
 		}
 		resp, err := s.txn(ctx, what, s.key(dirIntents+i.ID), cmps, ops, []clientv3.Op{
 			clientv3.OpGet(s.key(keyGCLock)),
@@ -73,27 +73,6 @@ func (s *Store) PutIntent(ctx context.Context, i rollout.Intent, setTarget *vers
 			}
 		case resp.Responses[2].GetResponseRange().Count == 0:
 			return i, fmt.Errorf("%s: %w: the snapshot of %s is not stored (any more): publish it again", what, ErrNotFound, refName(i.To))
-		}
-	}
-}
-
-// SetSettings changes the fleet's settings, in one transaction with the audit
-// entry. change may be called again when somebody else wrote meanwhile.
-func (s *Store) SetSettings(ctx context.Context, by string, change func(*rollout.Settings)) error {
-	for {
-		fleet, mod, err := s.fleet(ctx)
-		if err != nil {
-			return fmt.Errorf("change settings: %w", err)
-		}
-		change(&fleet.Settings)
-		now := time.Now().UTC()
-		resp, err := s.txn(ctx, "change settings", s.key(keyFleet), []clientv3.Cmp{unmoved(s.key(keyFleet), mod)},
-			[]clientv3.Op{
-				put(s.key(keyFleet), fleet),
-				put(s.auditKey(now), rollout.AuditEntry{Time: now, Who: by, What: "settings", Why: fmt.Sprintf("%+v", fleet.Settings)}),
-			}, nil)
-		if err != nil || resp.Succeeded {
-			return err
 		}
 	}
 }

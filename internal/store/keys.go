@@ -12,26 +12,34 @@ import (
 
 // The records under the prefix. switch.md says who writes which.
 const (
-	keyFormat    = "format"
-	keyFleet     = "fleet"
-	keyHead      = "head"
-	keyLeader    = "election/leader"
-	keyGCLock    = "gc/lock"
-	keyGCCount   = "gc/count"
-	dirChunks    = "chunks/"
-	dirManifests = "manifests/"
-	dirRevisions = "revisions/"
-	dirGroups    = "groups/"
-	dirPrepares  = "prepare/"
-	dirReady     = "ready/"
-	dirInstances = "instances/"
-	dirReports   = "reports/"
-	dirIntents   = "intents/"
-	dirRollouts  = "rollouts/" // those under way
-	dirEnded     = "ended/"    // rollouts that ended: nobody decides on them, so no view reads them
-	dirCondemned = "condemned/"
-	dirServed    = "served/"
-	dirAudit     = "audit/"
+	keyFormat     = "format"
+	keyFleet      = "fleet"
+	keyHead       = "head"
+	dirElection   = "election/"
+	keyLeader     = dirElection + "leader"
+	dirGC         = "gc/"
+	keyGCLock     = dirGC + "lock"
+	keyGCCount    = dirGC + "count"
+	dirChunks     = "chunks/"
+	dirManifests  = "manifests/"
+	dirRevisions  = "revisions/"
+	dirGroups     = "groups/"
+	dirPrepares   = "prepare/"
+	dirReady      = "ready/"
+	dirInstances  = "instances/"
+	dirReports    = "reports/"
+	dirIntents    = "intents/"
+	dirRollouts   = "rollouts/" // those under way
+	dirEnded      = "ended/"    // rollouts that ended: nobody decides on them, so no view reads them
+	dirCondemned  = "condemned/"
+	dirServed     = "served/"
+	dirBaked      = "baked/"
+	dirStrategies = "strategies/"
+	dirMeasures   = "measures/"
+	dirBound      = "bound/" // of which group an instance's name is: see binding
+	dirChecks     = "checks/"
+	dirPins       = "pins/"
+	dirAudit      = "audit/"
 )
 
 // MaxName is how many bytes a group's or an instance's name may have.
@@ -70,6 +78,9 @@ func (s *Store) key(name string) string { return s.cfg.Prefix + name }
 func (s *Store) revisionKey(n int64) string {
 	return s.key(fmt.Sprintf("%s%020d", dirRevisions, n))
 }
+
+// pinKey sorts by number.
+func (s *Store) pinKey(n int64) string { return s.key(fmt.Sprintf("%s%020d", dirPins, n)) }
 
 func (s *Store) chunkKey(d version.Digest) string    { return s.key(dirChunks + d.String()) }
 func (s *Store) manifestKey(d version.Digest) string { return s.key(dirManifests + d.String()) }

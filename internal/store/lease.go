@@ -87,20 +87,58 @@ func (l *lease) follow(ctx context.Context, renewed *time.Time) bool {
 		l.s.renew(c)
 		return true
 	}
-	expiry := time.NewTimer(left())
+	expiry, late := time.NewTimer(left()), time.NewTimer(l.patience())
 	defer expiry.Stop()
-	for {
+	defer late.Stop()
+	for silent := false; ; {
 		select {
 		case _, ok := <-renewals:
 			if !ok {
 				return ctx.Err() == nil
 			}
-			*renewed = time.Now()
-			expiry.Reset(left())
+			*renewed, silent = time.Now(), false
+		case <-late.C:
+			if len(renewals) > 0 {
+				break // this process was late, not etcd
+			}
+			// Either the connection is dead, or one renewal was lost: the second
+			// time nobody waits any longer. Or the member is not heard by the others: a new
+			// client must not come to it again.
+			l.s.suspect()
+			asked := l.ask(ctx, renewed)
+			if !asked || silent {
+				l.s.renew(c)
+				_ = asked || l.ask(ctx, renewed) // there is time for one more; keep goes on from here
+				return ctx.Err() == nil
+			}
+			silent = true
 		case <-expiry.C:
 			return false
 		}
+		expiry.Reset(left())
+		late.Reset(l.patience())
 	}
+}
+
+// patience is how long a renewal may be overdue: they come each third of the
+// time to live.
+func (l *lease) patience() time.Duration { return l.ttl / 2 }
+
+// ask asks for one renewal beside the stream of them, which may be silent while
+// etcd is well. It takes no longer than leaves time for a second try.
+func (l *lease) ask(ctx context.Context, renewed *time.Time) bool {
+	ctx, cancel := context.WithTimeout(ctx, l.ttl/5)
+	defer cancel()
+	began := time.Now()
+	err := l.s.call(ctx, "renew lease", "a lease", func(ctx context.Context, c *clientv3.Client) error {
+		_, err := c.KeepAliveOnce(ctx, l.id)
+		return err
+	})
+	if err != nil {
+		return false
+	}
+	*renewed = began
+	return true
 }
 
 // gone asks etcd whether the lease has ended.

@@ -14,13 +14,14 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"routerd.dev/internal/rollout"
+	"routerd.dev/internal/version"
 )
 
 // maxWhy bounds the reason in a refusal, which every controller reads.
 const maxWhy = 2000
 
 // A Membership is an instance's own keys: instances/<instance>,
-// ready/<group>/<instance> and reports/<instance>, all under one lease. When
+// ready/<group>/<instance>, reports/<instance> and measures/<instance>, all under one lease. When
 // it is lost the instance counts as not ready and has to Join again; what it
 // serves is not touched by that. It is safe for concurrent use.
 type Membership struct {
@@ -43,6 +44,7 @@ type Membership struct {
 // It fails with ErrTwin (a *TwinError) while another process has the name, or
 // an earlier one whose lease has not ended. Those of who.Former are known to be
 // dead and make way at once; what they held, the new process does not hold yet.
+// With ErrBound the name is of another group.
 // Whoever gets a Membership ends it with Leave.
 func (s *Store) Join(ctx context.Context, who rollout.Instance, ttl time.Duration) (*Membership, error) {
 	if err := errors.Join(CheckName("instance", who.Instance), CheckName("group", who.Group)); err != nil {
@@ -57,7 +59,10 @@ func (s *Store) Join(ctx context.Context, who rollout.Instance, ttl time.Duratio
 		return nil, err
 	}
 	m := &Membership{s: s, who: who, lease: l, lost: make(chan struct{})}
-	if err := m.register(ctx, what); err != nil {
+	if err = m.checkBound(ctx, what); err == nil {
+		err = m.register(ctx, what)
+	}
+	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Timeout)
 		defer cancel()
 		return nil, errors.Join(err, l.release(clean, what))
@@ -72,6 +77,7 @@ func (s *Store) Join(ctx context.Context, who rollout.Instance, ttl time.Duratio
 func (m *Membership) instanceKey() string { return m.s.key(dirInstances + m.who.Instance) }
 func (m *Membership) readyKey() string    { return m.s.readyKey(m.who.Group, m.who.Instance) }
 func (m *Membership) reportKey() string   { return m.s.key(dirReports + m.who.Instance) }
+func (m *Membership) measureKey() string  { return m.s.key(dirMeasures + m.who.Instance) }
 
 func (m *Membership) underLease() clientv3.OpOption { return clientv3.WithLease(m.lease.id) }
 
@@ -127,14 +133,14 @@ func bootOf(kv *mvccpb.KeyValue) string {
 	return i.Boot
 }
 
-// checkTwin refuses a key that another living boot may have written. One that cannot be read is
-// nobody's: overwriting it is the way out.
+// checkTwin refuses a key that another living boot may have written. One that
+// cannot be read, or names no boot, is nobody's: overwriting it is the way out.
 func (m *Membership) checkTwin(ctx context.Context, kv *mvccpb.KeyValue) error {
 	if kv == nil || m.succeeds(kv) {
 		return nil
 	}
 	var other rollout.Instance
-	if json.Unmarshal(kv.Value, &other) != nil || other.Boot == m.who.Boot {
+	if json.Unmarshal(kv.Value, &other) != nil || other.Boot == "" || other.Boot == m.who.Boot {
 		return nil
 	}
 	e := &TwinError{Instance: m.who.Instance, Address: other.Address, Boot: other.Boot}
@@ -153,12 +159,12 @@ func (m *Membership) Lost() <-chan struct{} { return m.lost }
 
 func (m *Membership) lose() { m.once.Do(func() { close(m.lost) }) }
 
-// Admit registers the instance as holding nonce, if neither the group's
+// Admit registers the instance as holding nonce, but for what it lacks of it, if neither the group's
 // assignment nor its prepare changed since st was read. It fails with ErrStale
 // when one did: look at the new state, build that, and try again; and with
 // ErrLostMembership.
-func (m *Membership) Admit(ctx context.Context, st GroupState, nonce rollout.Nonce) error {
-	r := rollout.Ready{Instance: m.who.Instance, Group: m.who.Group, Nonce: nonce}
+func (m *Membership) Admit(ctx context.Context, st GroupState, nonce rollout.Nonce, lacks ...version.Digest) error {
+	r := rollout.Ready{Instance: m.who.Instance, Group: m.who.Group, Nonce: nonce, Lacks: lacks}
 	return m.write(ctx, fmt.Sprintf("admit %s to group %s", m.who.Instance, m.who.Group), r,
 		unmoved(m.s.key(dirGroups+m.who.Group), st.AssignmentMod),
 		unmoved(m.s.key(dirPrepares+m.who.Group), st.PrepareMod))
@@ -179,7 +185,7 @@ func (m *Membership) write(ctx context.Context, what string, r rollout.Ready, mo
 	}
 	admitting := len(more) > 0
 	r.Why = boundWhy(r.Why)
-	if m.ready == 0 && !admitting && r.Nonce != "" && !r.Refused {
+	if m.ready == 0 && !admitting && r.Nonce != "" && r.Whole() {
 		if err := m.lookAgain(ctx, what); err != nil {
 			return err
 		}
@@ -252,6 +258,27 @@ func goneOrForeign(kv *mvccpb.KeyValue) string {
 // Report says how the instance is; Instance, Group and Boot are filled in. It
 // fails with ErrLostMembership.
 func (m *Membership) Report(ctx context.Context, r rollout.Report) error {
+	r.Instance, r.Group, r.Boot = m.who.Instance, m.who.Group, m.who.Boot
+	return m.say(ctx, "report of "+m.who.Instance, m.reportKey(), r)
+}
+
+// Measure says what the instance counted; Instance, Group and Boot are filled
+// in. The newest stands until the membership ends. It fails with ErrTooLarge above 256 KiB, having
+// written nothing, and with ErrLostMembership.
+func (m *Membership) Measure(ctx context.Context, r rollout.Measure) error {
+	what := "measure of " + m.who.Instance
+	r.Instance, r.Group, r.Boot = m.who.Instance, m.who.Group, m.who.Boot
+	if b, err := json.Marshal(r); err != nil {
+		return fmt.Errorf("%s: encode: %w", what, err)
+	} else if len(b) > maxMeasure {
+		return fmt.Errorf("%s: %w: %d bytes, at most %d are allowed: name fewer routes", what, ErrTooLarge, len(b), maxMeasure)
+	}
+	return m.say(ctx, what, m.measureKey(), r)
+}
+
+// say puts what nobody decides a commit on, while the instance's keys are its
+// own.
+func (m *Membership) say(ctx context.Context, what, key string, v any) error {
 	m.mu.Lock()
 	cmps := []clientv3.Cmp{unmoved(m.instanceKey(), m.instance)}
 	if m.ready != 0 {
@@ -259,13 +286,11 @@ func (m *Membership) Report(ctx context.Context, r rollout.Report) error {
 		cmps = append(cmps, exists(m.readyKey()))
 	}
 	m.mu.Unlock()
-	what := "report of " + m.who.Instance
 	if m.isLost() {
 		return fmt.Errorf("%s: %w", what, ErrLostMembership)
 	}
-	r.Instance, r.Group, r.Boot = m.who.Instance, m.who.Group, m.who.Boot
-	resp, err := m.s.txn(ctx, what, m.reportKey(), cmps,
-		[]clientv3.Op{put(m.reportKey(), r, m.underLease())},
+	resp, err := m.s.txn(ctx, what, key, cmps,
+		[]clientv3.Op{put(key, v, m.underLease())},
 		[]clientv3.Op{clientv3.OpGet(m.instanceKey())})
 	if err != nil {
 		return m.ifLeaseGone(what, err)

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"routerd.dev/internal/rollout"
+	"routerd.dev/internal/version"
 )
 
 func TestTwinRefused(t *testing.T) {
@@ -274,15 +275,28 @@ func TestLeaseSurvivesANewClient(t *testing.T) {
 func TestReadyText(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := rollout.Ready{Instance: "i", Group: "g"}
-		switch rapid.IntRange(0, 2).Draw(t, "kind") {
+		switch rapid.IntRange(0, 5).Draw(t, "kind") {
 		case 1:
 			r.Nonce = rollout.Nonce(rapid.StringMatching(`[0-9a-f]{8,32}`).Draw(t, "nonce"))
 		case 2:
 			r.Refused = true
 			r.Nonce = rollout.Nonce(rapid.StringMatching(`[0-9a-f]{8,32}`).Draw(t, "nonce"))
 			r.Why = rapid.String().Draw(t, "why")
+		case 3:
+			r.Evicted = true
+			r.Nonce = rollout.Nonce(rapid.StringMatching(`[0-9a-f]{0,32}`).Draw(t, "nonce"))
+		case 4, 5:
+			r.Evicted = rapid.Bool().Draw(t, "out")
+			r.Nonce = rollout.Nonce(rapid.StringMatching(`[0-9a-f]{8,32}`).Draw(t, "nonce"))
+			for i := range rapid.IntRange(1, 3).Draw(t, "lacks") {
+				r.Lacks = append(r.Lacks, version.DigestOf([]byte{byte(i)}))
+			}
 		}
-		if got := decodeReady("g", "i", encodeReady(r)); got != r {
+		// One range compare says that a whole group holds a nonce.
+		if held := encodeReady(r) == string(r.Nonce); held != (r.Nonce != "" && !r.Refused && !r.Evicted && r.Lacks == nil) {
+			t.Fatalf("%+v is written as %q", r, encodeReady(r))
+		}
+		if got := decodeReady("g", "i", encodeReady(r)); !got.Equal(&r) {
 			t.Fatalf("%+v became %+v", r, got)
 		}
 	})

@@ -16,18 +16,50 @@ import (
 // that failed.
 const probeTime = 500 * time.Millisecond
 
+// probeAgain is how long what was found is said again. Thousands of instances whose
+// calls fail because etcd has too much to do must not connect to it once more for each.
+const probeAgain = 2 * time.Second
+
+// A probed is what was found last.
+type probed struct {
+	mu   sync.Mutex
+	at   time.Time
+	said string
+}
+
 // probe says for each endpoint what stands in the way of reaching it: etcd's
-// client tells only that the time was over.
+// client tells only that the time was over. One asks for all whose calls fail meanwhile.
 func (s *Store) probe(ctx context.Context) string {
+	p := &s.probed
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.at.IsZero() || time.Since(p.at) >= probeAgain {
+		p.said = s.ask(ctx)
+		p.at = time.Now()
+	}
+	return p.said
+}
+
+func (s *Store) ask(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTime)
 	defer cancel()
+	some := s.leavesOut(s.cfg.Endpoints)
 	found := make([]string, len(s.cfg.Endpoints))
 	var wg sync.WaitGroup
 	for i, e := range s.cfg.Endpoints {
 		wg.Go(func() {
-			found[i] = e + " takes connections, but has no answer: has etcd a leader?"
-			if err := s.reach(ctx, e); err != nil {
+			if s.leavesOut([]string{e}) {
+				found[i] = e + " has no answer while another has, and is left out for now"
+				return
+			}
+			err := s.reach(ctx, e)
+			switch {
+			case err != nil:
 				found[i] = fmt.Sprintf("%s: %v", e, err)
+			case some:
+				found[i] = e + " is in use: try again"
+			default:
+				found[i] = e + " takes connections, but has no answer: has etcd a leader?"
 			}
 		})
 	}
@@ -37,17 +69,7 @@ func (s *Store) probe(ctx context.Context) string {
 
 // reach connects to an endpoint, by TLS where the client would.
 func (s *Store) reach(ctx context.Context, endpoint string) error {
-	scheme, addr, ok := strings.Cut(endpoint, "://")
-	if !ok {
-		scheme, addr = "", endpoint
-	}
-	network, secure := "tcp", scheme == "https" || scheme == "" && s.cfg.TLS != nil
-	switch {
-	case scheme == "unix" || scheme == "unixs":
-		network, secure = "unix", scheme == "unixs"
-	case strings.HasPrefix(endpoint, "unix:"):
-		network, addr, secure = "unix", strings.TrimPrefix(endpoint, "unix:"), false
-	}
+	network, addr, secure := s.target(endpoint)
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
 	if err != nil {
 		return err
@@ -57,8 +79,8 @@ func (s *Store) reach(ctx context.Context, endpoint string) error {
 		return nil
 	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	if s.cfg.TLS != nil {
-		cfg = s.cfg.TLS.Clone()
+	if now := s.tlsConfig(); now != nil {
+		cfg = now.Clone()
 	}
 	if cfg.ServerName == "" {
 		cfg.ServerName, _, _ = net.SplitHostPort(addr)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -23,6 +24,8 @@ type PublishRequest struct {
 	// Publishing fails with ErrConflict when the target is another by now.
 	Parent          version.Ref
 	Author, Message string
+	// Anew sends every piece, also one that is there: it may be damaged.
+	Anew bool
 	// Intent, if not nil, moves the fleet's target to the new revision and asks
 	// the controller for the switch, in the same transaction. ID, To,
 	// PrevTarget, By, Message and Time are filled in where they are zero; To
@@ -45,7 +48,9 @@ type Published struct {
 // It fails with ErrConflict when the target is not req.Parent, with
 // ErrCondemned when the digest is never prepared again, with
 // ErrNothingChanged (a *NothingChangedError) when the target has this digest
-// and every group serves it, and with ErrBusy when gc does not end before ctx.
+// and every group serves it, and with ErrBusy when gc does not end before ctx,
+// or in a minute. With ErrNothingChanged the pieces that etcd lacked are back,
+// and counted: it may be that nothing can be published on the target without them.
 func (s *Store) Publish(ctx context.Context, req PublishRequest) (Published, error) {
 	what := "publish " + req.Snapshot.Digest.Short()
 	if req.Intent != nil {
@@ -54,19 +59,18 @@ func (s *Store) Publish(ctx context.Context, req PublishRequest) (Published, err
 		}
 	}
 	for try := 0; ; try++ {
-		count, err := s.awaitGC(ctx, what)
-		if err != nil {
-			return Published{}, err
+		p := publication{s: s, what: what, req: req}
+		if err := p.begin(ctx); err != nil { // before anything is uploaded
+			if !errors.Is(err, ErrNothingChanged) || !req.Anew && p.whole() {
+				return Published{}, err
+			}
+			up, failed := s.giveBack(ctx, what, req)
+			if failed != nil {
+				return Published{}, fmt.Errorf("%s: put back what etcd lacks of it: %w", what, failed)
+			}
+			return Published{Uploaded: up}, err
 		}
-		p := publication{s: s, what: what, req: req, gcCount: count}
-		if err := p.look(ctx); err != nil { // before anything is uploaded
-			return Published{}, err
-		}
-		up, err := s.PutSnapshot(ctx, req.Snapshot)
-		if err != nil {
-			return Published{}, fmt.Errorf("%s: %w", what, err)
-		}
-		done, err := p.commit(ctx)
+		done, err := p.finish(ctx)
 		if errors.Is(err, errCollected) {
 			s.log.Info("gc ran while publishing, checking the pieces again", "digest", req.Snapshot.Digest.Short())
 			if err := pause(ctx, backoff(try)); err != nil {
@@ -74,7 +78,6 @@ func (s *Store) Publish(ctx context.Context, req PublishRequest) (Published, err
 			}
 			continue
 		}
-		done.Uploaded = up
 		return done, err
 	}
 }
@@ -82,29 +85,113 @@ func (s *Store) Publish(ctx context.Context, req PublishRequest) (Published, err
 // errCollected: gc began since the publisher looked what is there.
 var errCollected = errors.New("gc began in between")
 
+// begin looks, and again until no gc runs.
+func (p *publication) begin(ctx context.Context) error {
+	err := awaitUnlocked(ctx, p.what, p.look)
+	p.gcCount = p.gcSeen
+	return err
+}
+
+// whole tells that every piece is known to be there.
+func (p *publication) whole() bool {
+	for _, there := range p.there {
+		if !there {
+			return false
+		}
+	}
+	return p.there != nil
+}
+
+// giveBack uploads what etcd lacks of what is published already. A gc that
+// began before the manifest was back took its chunks for nobody's.
+func (s *Store) giveBack(ctx context.Context, what string, req PublishRequest) (Uploaded, error) {
+	for {
+		before, err := s.awaitGC(ctx, what)
+		if err != nil {
+			return Uploaded{}, err
+		}
+		up, err := s.putSnapshot(ctx, req.Snapshot, req.Anew)
+		if err != nil {
+			return up, err
+		}
+		if after, err := s.awaitGC(ctx, what); err != nil || after == before {
+			return up, err
+		}
+	}
+}
+
+// finish uploads what is missing and makes the revision. What fits goes in the
+// same transaction, so that a usual publish asks etcd once and writes once.
+func (p *publication) finish(ctx context.Context) (Published, error) {
+	if p.req.Anew {
+		p.there = map[string]bool{}
+	}
+	if p.there == nil {
+		there, err := p.s.there(ctx, p.what, p.s.pieceKeys(p.req.Snapshot))
+		if err != nil {
+			return Published{}, fmt.Errorf("%s: %w", p.what, err)
+		}
+		p.there = there
+	}
+	pieces, up, err := p.s.missing(ctx, p.what, p.req.Snapshot, p.there)
+	if err != nil {
+		return Published{}, fmt.Errorf("%s: %w", p.what, err)
+	}
+	if len(pieces.ops) > inlineOps || pieces.size > inlineBytes {
+		if err := pieces.flush(ctx); err != nil {
+			return Published{}, fmt.Errorf("%s: %w", p.what, err)
+		}
+	}
+	if pieces.sent { // that took its time
+		if _, err := p.look(ctx); err != nil {
+			return Published{}, err
+		}
+	}
+	done, err := p.commit(ctx, pieces.ops)
+	done.Uploaded = up
+	return done, err
+}
+
 // awaitGC waits until no gc runs and returns the mod revision of gc/count.
 func (s *Store) awaitGC(ctx context.Context, what string) (int64, error) {
+	var count int64
+	err := awaitUnlocked(ctx, what, func(ctx context.Context) (*mvccpb.KeyValue, error) {
+		resp, err := s.txn(ctx, what, s.key(keyGCCount), nil, []clientv3.Op{
+			clientv3.OpGet(s.key(keyGCLock)), clientv3.OpGet(s.key(keyGCCount)),
+		}, nil)
+		if err != nil {
+			return nil, err
+		}
+		count = modOf(onlyKV(resp, 1))
+		return onlyKV(resp, 0), nil
+	})
+	return count, err
+}
+
+// gcPatience is how long a gc is waited for: longer than the lock of one that
+// died lasts.
+const gcPatience = time.Minute
+
+// awaitUnlocked looks until no gc has its lock, which look returns, or it
+// fails. A lock without a lease is nobody's: no gc wrote it, and it would never end.
+func awaitUnlocked(ctx context.Context, what string, look func(context.Context) (*mvccpb.KeyValue, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, gcPatience)
+	defer cancel()
 	by := ""
 	busy := func() error {
 		return fmt.Errorf("%s: %w (by %s): try again when it has ended", what, ErrBusy, by)
 	}
 	for try := 0; ; try++ {
-		resp, err := s.txn(ctx, what, s.key(keyGCCount), nil, []clientv3.Op{
-			clientv3.OpGet(s.key(keyGCLock)), clientv3.OpGet(s.key(keyGCCount)),
-		}, nil)
+		lock, err := look(ctx)
 		switch {
 		case err != nil && by != "" && ctx.Err() != nil:
-			return 0, busy()
-		case err != nil:
-			return 0, err
-		}
-		lock := onlyKV(resp, 0)
-		if lock == nil {
-			return modOf(onlyKV(resp, 1)), nil
+			return busy()
+		case err != nil || lock == nil || lock.Lease == 0:
+			return err
 		}
 		by = string(lock.Value)
 		if pause(ctx, backoff(try)) != nil {
-			return 0, busy()
+			return busy()
 		}
 	}
 }
@@ -114,53 +201,83 @@ type publication struct {
 	s       *Store
 	what    string
 	req     PublishRequest
-	gcCount int64
+	gcCount int64 // when the pieces were looked for
 
 	// As read by look.
+	gcSeen            int64
+	there             map[string]bool // which pieces etcd has, by key; nil: not known
 	fleet             rollout.Fleet
 	fleetMod, headMod int64
 	highest           int64
 }
 
 // look reads what the revision builds on, and fails when it is not to be made.
-func (p *publication) look(ctx context.Context) error {
+// It returns gc's lock, nil while none runs, and reads beside it which pieces are
+// there, unless these are many.
+func (p *publication) look(ctx context.Context) (*mvccpb.KeyValue, error) {
 	s := p.s
-	resp, err := s.txn(ctx, p.what, s.cfg.Prefix, nil, []clientv3.Op{
+	ops := []clientv3.Op{
 		clientv3.OpGet(s.key(keyFormat)),
 		clientv3.OpGet(s.key(keyFleet)),
 		clientv3.OpGet(s.key(keyHead)),
 		clientv3.OpGet(s.key(dirGroups), clientv3.WithPrefix()),
 		clientv3.OpGet(s.key(dirReports), clientv3.WithPrefix()),
-		clientv3.OpGet(s.key(dirRevisions), append(clientv3.WithLastKey(), clientv3.WithKeysOnly())...),
+		clientv3.OpGet(s.key(dirRevisions), clientv3.WithRange(s.revisionKey(mostCount+1)), clientv3.WithKeysOnly(),
+			clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(lastKeys)),
 		clientv3.OpGet(s.key(dirCondemned + p.req.Snapshot.Digest.String())),
-	}, nil)
-	if err != nil {
-		return err
+		clientv3.OpGet(s.key(keyGCLock)), clientv3.OpGet(s.key(keyGCCount)),
 	}
+	fixed := len(ops)
+	keys := s.pieceKeys(p.req.Snapshot)
+	if fixed+len(keys) > batchOps {
+		keys = nil
+	}
+	for _, k := range keys {
+		ops = append(ops, clientv3.OpGet(k, clientv3.WithCountOnly()))
+	}
+	resp, err := s.txn(ctx, p.what, s.cfg.Prefix, nil, ops, nil)
+	if err != nil {
+		return nil, err
+	}
+	p.gcSeen, p.there = modOf(onlyKV(resp, fixed-1)), nil
+	if keys != nil {
+		p.there = make(map[string]bool, len(keys))
+	}
+	for i, k := range keys {
+		p.there[k] = resp.Responses[fixed+i].GetResponseRange().Count > 0
+	}
+	return onlyKV(resp, fixed-2), p.judge(resp)
+}
+
+// judge takes what look read.
+func (p *publication) judge(resp *clientv3.TxnResponse) (err error) {
+	s := p.s
 	format, fleet, head := onlyKV(resp, 0), onlyKV(resp, 1), onlyKV(resp, 2)
-	if format == nil || fleet == nil {
+	if format == nil {
 		return fmt.Errorf("%s: %w", p.what, s.notInitialized())
 	}
-	if _, err := decodeFormat(string(format.Key), format.Value); err != nil {
+	of, err := decodeFormat(string(format.Key), format.Value)
+	if err != nil {
 		return fmt.Errorf("%s: %w", p.what, err)
 	}
-	p.fleet = rollout.Fleet{}
-	if err := json.Unmarshal(fleet.Value, &p.fleet); err != nil {
-		return fmt.Errorf("%s: read %s: %w: %w", p.what, fleet.Key, ErrCorrupt, err)
+	if p.fleet, err = s.decodeFleet(fleet, of.FleetID); err != nil {
+		return fmt.Errorf("%s: %w", p.what, err)
 	}
-	p.fleetMod, p.headMod, p.highest = fleet.ModRevision, modOf(head), 0
+	p.fleetMod, p.headMod, p.highest = modOf(fleet), modOf(head), 0
+	most := believable(max(p.fleet.Target.Number, p.fleet.Committed.Number))
 	if head != nil {
-		if p.highest, err = s.parseCount(keyHead, head.Value); err != nil {
+		if p.highest, err = s.parseCount(keyHead, head.Value); err == nil && p.highest > most {
+			err = s.noCount(keyHead, head.Value)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", p.what, err)
 		}
 	}
-	if last := onlyKV(resp, 5); last != nil { // never overwritten, also when head was lost
-		n, err := strconv.ParseInt(s.name(string(last.Key), dirRevisions), 10, 64)
-		if err != nil {
-			return fmt.Errorf("%s: %w: %s", p.what, ErrCorrupt, last.Key)
-		}
-		p.highest = max(p.highest, n)
+	last, err := s.lastRevision(resp.Responses[5].GetResponseRange().Kvs, most)
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.what, err)
 	}
+	p.highest = max(p.highest, last) // never overwritten, also when head was lost
 	if kv := onlyKV(resp, 6); kv != nil {
 		var c rollout.Condemned
 		_ = json.Unmarshal(kv.Value, &c) // then it is condemned without a reason
@@ -173,13 +290,44 @@ func (p *publication) look(ctx context.Context) error {
 	if p.fleet.Target.Digest == p.req.Snapshot.Digest && allServe(resp.Responses[3].GetResponseRange().Kvs, p.fleet.Target.Digest) {
 		return fmt.Errorf("%s: %w", p.what, &NothingChangedError{Target: p.fleet.Target})
 	}
+	epochs := map[string]int64{}
+	for _, kv := range resp.Responses[3].GetResponseRange().Kvs {
+		var a rollout.Assignment
+		_ = json.Unmarshal(kv.Value, &a) // a broken one has epoch 0
+		if checkEpoch(a.Epoch) == nil {
+			epochs[a.Group] = a.Epoch
+		}
+	}
+	known := p.highest
 	for _, kv := range resp.Responses[4].GetResponseRange().Kvs {
 		var r rollout.Report
-		if json.Unmarshal(kv.Value, &r) == nil && credible(&r) { // a broken report knows no number
+		if json.Unmarshal(kv.Value, &r) == nil && credible(&r, epochs[r.Group], known) { // a broken report knows no number
 			p.highest = max(p.highest, r.HighestRevision)
 		}
 	}
+	if p.highest >= mostCount {
+		return fmt.Errorf("%s: %w: revision %d is known of, and no fleet counts further: find who wrote it, in %s, under %s or in a report, and delete it",
+			p.what, ErrCorrupt, p.highest, s.key(keyHead), s.key(dirRevisions))
+	}
 	return nil
+}
+
+// lastKeys is how many keys are looked at for the newest revision: the last
+// ones may be somebody's that are none.
+const lastKeys = 16
+
+// lastRevision returns the highest number among the last keys of the history,
+// last first, but for what is no number, or is not believed.
+func (s *Store) lastRevision(kvs []*mvccpb.KeyValue, most int64) (int64, error) {
+	for _, kv := range kvs {
+		if n, err := strconv.ParseInt(s.name(string(kv.Key), dirRevisions), 10, 64); err == nil && 0 <= n && n <= most {
+			return n, nil
+		}
+	}
+	if len(kvs) == lastKeys {
+		return 0, fmt.Errorf("%w: none of the last keys under %s is a revision of this fleet, such as %s: delete those", ErrCorrupt, s.key(dirRevisions), kvs[0].Key)
+	}
+	return 0, nil
 }
 
 func allServe(groups []*mvccpb.KeyValue, d version.Digest) bool {
@@ -199,30 +347,42 @@ func refName(r version.Ref) string {
 	return fmt.Sprintf("revision %d (%s)", r.Number, r.Digest.Short())
 }
 
-// commit makes the revision. It begins anew while only the fleet or head moved
-// and the target did not.
-func (p *publication) commit(ctx context.Context) (Published, error) {
+// commit makes the revision, with the pieces that are not there yet. It looks
+// again while only the fleet or head moved and the target did not.
+func (p *publication) commit(ctx context.Context, pieces []clientv3.Op) (Published, error) {
 	s := p.s
+	condemned := s.key(dirCondemned + p.req.Snapshot.Digest.String())
 	for {
-		if err := p.look(ctx); err != nil {
-			return Published{}, err
+		if p.gcSeen != p.gcCount {
+			return Published{}, errCollected
 		}
 		done, ops := p.records(time.Now().UTC())
-		resp, err := s.txn(ctx, p.what, s.cfg.Prefix, []clientv3.Cmp{
-			unmoved(s.key(keyFleet), p.fleetMod),
-			unmoved(s.key(keyHead), p.headMod),
-			unmoved(s.key(keyGCCount), p.gcCount),
-		}, ops, []clientv3.Op{clientv3.OpGet(s.key(keyGCCount))})
+		var resp *clientv3.TxnResponse
+		tries, was := 0, false
+		// Written twice it is written once: of two that want head unmoved and move it, one fails.
+		err := s.repeatable(ctx, func() (err error) {
+			tries++
+			resp, err = s.txn(ctx, p.what, s.cfg.Prefix, []clientv3.Cmp{
+				unmoved(s.key(keyFleet), p.fleetMod),
+				unmoved(s.key(keyHead), p.headMod),
+				unmoved(s.key(keyGCCount), p.gcCount),
+				unmoved(condemned, 0),
+			}, append(slices.Clip(pieces), ops...), nil)
+			if was = err != nil && s.published(ctx, done.Revision); was {
+				return nil
+			}
+			return err
+		})
 		switch {
 		case err != nil:
-			if s.published(ctx, done.Revision) {
-				return done, nil
-			}
 			return Published{}, err
-		case resp.Succeeded:
+		case was || resp.Succeeded:
 			return done, nil
-		case modOf(onlyKV(resp, 0)) != p.gcCount:
-			return Published{}, errCollected
+		case tries > 1 && s.published(ctx, done.Revision): // by the first, late
+			return done, nil
+		}
+		if _, err := p.look(ctx); err != nil {
+			return Published{}, err
 		}
 	}
 }
@@ -234,6 +394,7 @@ func (p *publication) records(now time.Time) (Published, []clientv3.Op) {
 		Number: p.highest + 1, Digest: req.Snapshot.Digest, Parent: req.Parent.Number,
 		Author: req.Author, Message: req.Message, Time: now,
 		Modules: req.Snapshot.Manifest.ModuleDigests(), Routes: req.Snapshot.Manifest.Routes(),
+		Needs: slices.Clone(req.Snapshot.Manifest.Capabilities),
 	}
 	done := Published{Revision: rev}
 	ops := []clientv3.Op{

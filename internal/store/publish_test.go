@@ -67,7 +67,7 @@ func TestPublishIsOneTransaction(t *testing.T) {
 	for _, kv := range resp.Kvs {
 		mods[kv.ModRevision] = append(mods[kv.ModRevision], s.name(string(kv.Key), ""))
 	}
-	if last := mods[v.At]; len(last) != 5 { // audit, fleet, head, intent, revision
+	if last := mods[v.At]; len(last) != 7 { // audit, fleet, head, intent, revision, and the pieces: a chunk and the manifest
 		t.Errorf("the last transaction wrote %v", last)
 	}
 	entries, _, err := s.Audit(t.Context(), 1, "")
@@ -165,7 +165,7 @@ func TestPublishIsNotStoppedByCommits(t *testing.T) {
 				return
 			default:
 			}
-			if err := busy.SetSettings(t.Context(), "c", func(x *rollout.Settings) { x.Lead++ }); err != nil {
+			if err := busy.SetSettings(t.Context(), "c", func(x *rollout.Settings) error { x.Lead = (x.Lead + 1) % MaxLead; return nil }); err != nil {
 				t.Error(err)
 				return
 			}
@@ -331,16 +331,16 @@ func TestGCKeepsWhatIsNamed(t *testing.T) {
 	for name, hold := range map[string]func(*testing.T, *Store, version.Ref){
 		"nothing": nil,
 		"stable": func(t *testing.T, s *Store, r version.Ref) {
-			mustApply(t, s, rollout.Change{Groups: []rollout.Assignment{{Group: "main", Stable: r}}})
+			mustApply(t, s, rollout.Change{Groups: []rollout.Assignment{{Group: "main", Epoch: 1, Stable: r}}})
 		},
 		"candidate": func(t *testing.T, s *Store, r version.Ref) {
-			mustApply(t, s, rollout.Change{Groups: []rollout.Assignment{{Group: "main", Candidate: &rollout.Candidate{Ref: r}}}})
+			mustApply(t, s, rollout.Change{Groups: []rollout.Assignment{{Group: "main", Epoch: 1, Candidate: &rollout.Candidate{Ref: r}}}})
 		},
 		"set": func(t *testing.T, s *Store, r version.Ref) {
-			mustApply(t, s, rollout.Change{Groups: []rollout.Assignment{{Group: "main", Set: []version.Ref{r}}}})
+			mustApply(t, s, rollout.Change{Groups: []rollout.Assignment{{Group: "main", Epoch: 1, Set: []version.Ref{r}}}})
 		},
 		"way back": func(t *testing.T, s *Store, r version.Ref) {
-			mustApply(t, s, rollout.Change{Groups: []rollout.Assignment{{Group: "main", Back: []version.Ref{r}}}})
+			mustApply(t, s, rollout.Change{Groups: []rollout.Assignment{{Group: "main", Epoch: 1, Back: []version.Ref{r}}}})
 		},
 		"prepare": func(t *testing.T, s *Store, r version.Ref) {
 			mustApply(t, s, rollout.Change{Prepares: []rollout.Prepare{{Group: "main", Set: []version.Ref{r}}}})
@@ -362,6 +362,24 @@ func TestGCKeepsWhatIsNamed(t *testing.T) {
 		},
 		"held": func(t *testing.T, s *Store, r version.Ref) {
 			must(t, join(t, s, "main", "a").Report(t.Context(), rollout.Report{Holds: []version.Digest{r.Digest}}))
+		},
+		"against": func(t *testing.T, s *Store, r version.Ref) {
+			mustApply(t, s, rollout.Change{Groups: []rollout.Assignment{{Group: "main", Epoch: 1, Against: r}}})
+		},
+		"goal": func(t *testing.T, s *Store, r version.Ref) {
+			holdRollout(t, s, rollout.Rollout{Goals: map[string]version.Ref{"main": r}})
+		},
+		"origin": func(t *testing.T, s *Store, r version.Ref) {
+			holdRollout(t, s, rollout.Rollout{Origin: map[string]version.Ref{"main": r}})
+		},
+		"way back of a rollout": func(t *testing.T, s *Store, r version.Ref) {
+			holdRollout(t, s, rollout.Rollout{Return: &rollout.Return{To: map[string]int64{"main": r.Number}}})
+		},
+		"pin": func(t *testing.T, s *Store, r version.Ref) {
+			must(t, s.Pin(t.Context(), r.Number, "the last good one", "ann"))
+		},
+		"pin that is unreadable": func(t *testing.T, s *Store, r version.Ref) {
+			rawPut(t, s, fmt.Sprintf("pins/%020d", r.Number), "{")
 		},
 		"pinned": func(t *testing.T, s *Store, r version.Ref) {
 			must(t, join(t, s, "main", "a").Report(t.Context(), rollout.Report{Pinned: r.Digest}))
@@ -401,6 +419,12 @@ func TestGCKeepsWhatIsNamed(t *testing.T) {
 			}
 		})
 	}
+}
+
+func holdRollout(t *testing.T, s *Store, r rollout.Rollout) {
+	t.Helper()
+	r.ID, r.Phase = "x", rollout.PhaseRunning
+	mustApply(t, s, rollout.Change{Rollouts: []rollout.Rollout{r}})
 }
 
 func mustApply(t *testing.T, s *Store, c rollout.Change) {
@@ -458,10 +482,8 @@ func TestGCNeverDeletesWhatPublisherUses(t *testing.T) {
 	s := fleet(t)
 	publishOn(t, s, version.Ref{}, nil, "shared")
 	ctx := t.Context()
-	count, err := s.awaitGC(ctx, "test")
-	must(t, err)
-	p := publication{s: s, what: "test", req: PublishRequest{Snapshot: snapshot(t, "shared", "new")}, gcCount: count}
-	must(t, p.look(ctx))
+	p := publication{s: s, what: "test", req: PublishRequest{Snapshot: snapshot(t, "shared", "new")}}
+	must(t, p.begin(ctx))
 	up, err := s.PutSnapshot(ctx, p.req.Snapshot)
 	must(t, err)
 	if up.Known != 1 {
@@ -469,8 +491,17 @@ func TestGCNeverDeletesWhatPublisherUses(t *testing.T) {
 	}
 	gc(t, s)
 	unchanged(t, s, func() {
-		if _, err := p.commit(ctx); !errors.Is(err, errCollected) {
+		if _, err := p.commit(ctx, nil); !errors.Is(err, errCollected) {
 			t.Errorf("commit: %v", err)
+		}
+	})
+	// So it is when the pieces go with the revision.
+	p = publication{s: s, what: "test", req: PublishRequest{Snapshot: snapshot(t, "shared", "newer")}}
+	must(t, p.begin(ctx))
+	gc(t, s)
+	unchanged(t, s, func() {
+		if _, err := p.finish(ctx); !errors.Is(err, errCollected) {
+			t.Errorf("finish: %v", err)
 		}
 	})
 	// Publish itself begins anew.
@@ -565,7 +596,7 @@ func TestGCLockStopsOthers(t *testing.T) {
 }
 
 func TestGCStopsAtUnreadableRecords(t *testing.T) {
-	for _, key := range []string{"groups/main", "prepare/main", "intents/x", "rollouts/x", "reports/a", "revisions/00000000000000000001"} {
+	for _, key := range []string{"groups/main", "prepare/main", "intents/x", "rollouts/x", "reports/a", "revisions/00000000000000000001", "pins/one"} {
 		s := fleet(t)
 		rev := publishOn(t, s, version.Ref{}, nil, "a")
 		publishOn(t, s, version.Ref{}, &rollout.Intent{Kind: rollout.IntentSwitch}, "b")
@@ -589,4 +620,43 @@ func TestPublishOfTheCondemned(t *testing.T) {
 		wantErr(t, err, ErrCondemned, "a and b died of it")
 	})
 	publish(t, s, "b")
+}
+
+// The pieces of a usual publish are in the transaction that makes the revision;
+// those of a large one come before it, and both say what they need.
+func TestUsualPublishIsOneWrite(t *testing.T) {
+	s := fleet(t)
+	at := func() int64 { return view(t, s).At }
+	before := at()
+	rev := publishOn(t, s, version.Ref{}, &rollout.Intent{Kind: rollout.IntentSwitch}, "a", "b")
+	if wrote := at() - before; wrote != 1 {
+		t.Errorf("a publish of two chunks wrote %d times", wrote)
+	}
+	whole(t, s, rev.Digest)
+	if len(rev.Needs) == 0 || !slices.IsSorted(rev.Needs) {
+		t.Errorf("needs %q", rev.Needs)
+	}
+	many := make([]string, inlineOps+1)
+	for i := range many {
+		many[i] = fmt.Sprintf("w%03d", i)
+	}
+	before = at()
+	rev = publishOn(t, s, target(t, s), &rollout.Intent{Kind: rollout.IntentSwitch}, many...)
+	if wrote := at() - before; wrote != 2 {
+		t.Errorf("a publish of %d chunks wrote %d times", len(many), wrote)
+	}
+	whole(t, s, rev.Digest)
+}
+
+// A digest that is condemned while its revision is on its way is not published.
+func TestCondemnedWhilePublishing(t *testing.T) {
+	s := fleet(t)
+	p := publication{s: s, what: "test", req: PublishRequest{Snapshot: snapshot(t, "bad")}}
+	must(t, p.begin(t.Context()))
+	_, err := raw(t, s).Put(t.Context(), s.key(dirCondemned+p.req.Snapshot.Digest.String()), `{"why":"it crashed"}`)
+	must(t, err)
+	unchanged(t, s, func() {
+		_, err := p.finish(t.Context())
+		wantErr(t, err, ErrCondemned)
+	})
 }

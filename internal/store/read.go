@@ -27,16 +27,37 @@ func (s *Store) Head(ctx context.Context) (int64, error) {
 	return s.parseCount(keyHead, resp.Kvs[0].Value)
 }
 
+// What a number may be: no fleet counts to mostCount, and no record is believed
+// that is more than mostAhead in front of what others say. A number at the end of its
+// range could not be counted on from.
+const mostCount, mostAhead = 1 << 53, 1 << 32
+
+// believable is the highest number that is believed where known is known.
+func believable(known int64) int64 { return min(mostCount, known+mostAhead) }
+
+// checkEpoch tells what is wrong with the epoch of a group's record.
+func checkEpoch(n int64) error {
+	if n < 1 || n > mostCount {
+		return fmt.Errorf("epoch %d: no fleet counted so", n)
+	}
+	return nil
+}
+
 func (s *Store) parseCount(key string, b []byte) (int64, error) {
 	var n int64
-	if err := json.Unmarshal(b, &n); err != nil || n < 0 {
-		return 0, fmt.Errorf("read %s: %w: %.80q is not a count", s.key(key), ErrCorrupt, b)
+	if err := json.Unmarshal(b, &n); err != nil || n < 0 || n > mostCount {
+		return 0, s.noCount(key, b)
 	}
 	return n, nil
 }
 
+func (s *Store) noCount(key string, b []byte) error {
+	return fmt.Errorf("read %s: %w: %.80q is not a count: delete the key, and it is counted anew", s.key(key), ErrCorrupt, b)
+}
+
 // Fleet returns the fleet's settings and its two revisions. It fails with
-// ErrNotInitialized when there is no fleet.
+// ErrNotInitialized when there is no fleet, and with ErrCorrupt when its record is
+// lost, unreadable or of another fleet.
 func (s *Store) Fleet(ctx context.Context) (rollout.Fleet, error) {
 	f, _, err := s.fleet(ctx)
 	return f, err
@@ -44,18 +65,22 @@ func (s *Store) Fleet(ctx context.Context) (rollout.Fleet, error) {
 
 // fleet also returns the key's mod revision.
 func (s *Store) fleet(ctx context.Context) (rollout.Fleet, int64, error) {
-	var f rollout.Fleet
-	resp, err := s.get(ctx, "read fleet", s.key(keyFleet))
+	resp, err := s.txn(ctx, "read fleet", s.key(keyFleet), nil, []clientv3.Op{
+		clientv3.OpGet(s.key(keyFormat)), clientv3.OpGet(s.key(keyFleet)),
+	}, nil)
 	if err != nil {
-		return f, 0, err
+		return rollout.Fleet{}, 0, err
 	}
-	if len(resp.Kvs) == 0 {
-		return f, 0, s.notInitialized()
+	format, kv := onlyKV(resp, 0), onlyKV(resp, 1)
+	if format == nil {
+		return rollout.Fleet{}, 0, s.notInitialized()
 	}
-	if err := json.Unmarshal(resp.Kvs[0].Value, &f); err != nil {
-		return f, 0, fmt.Errorf("read %s: %w: %w", s.key(keyFleet), ErrCorrupt, err)
+	of, err := decodeFormat(string(format.Key), format.Value)
+	if err != nil {
+		return rollout.Fleet{}, 0, err
 	}
-	return f, resp.Kvs[0].ModRevision, nil
+	f, err := s.decodeFleet(kv, of.FleetID)
+	return f, modOf(kv), err
 }
 
 // Revision returns revision n, or ErrNotFound.
@@ -169,12 +194,6 @@ func (s *Store) Manifest(ctx context.Context, d version.Digest) ([]byte, error) 
 		return nil, fmt.Errorf("%s: %w: %w", what, ErrCorrupt, err)
 	}
 	return b, nil
-}
-
-// Chunk returns a chunk as it was published, packed and unverified, or
-// ErrNotFound. It makes a Store a source of chunks for loading snapshots.
-func (s *Store) Chunk(ctx context.Context, d version.Digest) ([]byte, error) {
-	return s.value(ctx, "read chunk "+d.Short(), s.chunkKey(d))
 }
 
 func (s *Store) value(ctx context.Context, what, key string) ([]byte, error) {

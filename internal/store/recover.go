@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"routerd.dev/internal/rollout"
@@ -22,7 +24,7 @@ type RecoverRequest struct {
 	// not touched.
 	FleetID   string
 	Settings  rollout.Settings // of a fleet that is made anew
-	Target    version.Ref      // of a fleet that is made anew; it is Committed too
+	Target    version.Ref      // unless the fleet's is newer; of one that is made anew it is Committed, too
 	Snapshots []*version.Snapshot
 	Revisions []version.Revision // that the assignments name
 	Highest   int64              // the highest revision number an instance ever saw
@@ -38,14 +40,15 @@ type RecoverRequest struct {
 
 // Recovered says what Recover wrote.
 type Recovered struct {
-	Created   bool     `json:"created"` // the fleet was made anew
+	Created   bool     `json:"created"` // the fleet's record was made anew
 	Groups    []string `json:"groups"`
 	Revisions []int64  `json:"revisions"`
 	Uploaded  Uploaded `json:"uploaded"`
 }
 
 // Recover gives etcd back what instances hold: snapshots, revisions and
-// assignments, in one transaction after the upload. It overwrites nothing but
+// assignments, in one transaction after the upload. It overwrites nothing but a
+// fleet's record that is not this fleet's and
 // the groups that the request names as to be replaced: what is there and
 // differs is an ErrConflict that names it, and then nothing is written.
 func (s *Store) Recover(ctx context.Context, req RecoverRequest) (Recovered, error) {
@@ -123,18 +126,48 @@ func (w *recovery) fleet(ctx context.Context) error {
 	f, err := s.Format(ctx)
 	switch {
 	case errors.Is(err, ErrNotInitialized):
-		w.done.Created = true
-		w.cmps = append(w.cmps, absent(s.key(keyFormat)), absent(s.key(keyFleet)))
-		w.ops = append(w.ops,
-			put(s.key(keyFormat), Format{Layout: Layout, FleetID: req.FleetID, Created: time.Now().UTC()}),
-			put(s.key(keyFleet), rollout.Fleet{ID: req.FleetID, Settings: req.Settings, Target: req.Target, Committed: req.Target}))
+		w.cmps = append(w.cmps, absent(s.key(keyFormat)))
+		w.ops = append(w.ops, put(s.key(keyFormat), Format{Layout: Layout, FleetID: req.FleetID, Created: time.Now().UTC()}))
 	case err != nil:
 		return fmt.Errorf("%s: %w", w.what, err)
 	case f.FleetID != req.FleetID:
 		return fmt.Errorf("%s: %w: under %s there is fleet %s: give another --prefix, or adopt what etcd has", w.what, ErrConflict, s.cfg.Prefix, f.FleetID)
-	default:
-		w.cmps = append(w.cmps, exists(s.key(keyFleet)))
 	}
+	return w.target(ctx, f.FleetID != "")
+}
+
+// target moves the target of a fleet that is there to what is given back, if
+// that is newer: the next publish must not compose on what was before it. A
+// record that is gone, or not that of the fleet which format names, is made anew.
+func (w *recovery) target(ctx context.Context, format bool) error {
+	key := w.s.key(keyFleet)
+	resp, err := w.s.get(ctx, w.what, key)
+	if err != nil {
+		return err
+	}
+	var kv *mvccpb.KeyValue
+	if len(resp.Kvs) > 0 {
+		kv = resp.Kvs[0]
+	}
+	fleet, err := w.s.decodeFleet(kv, w.req.FleetID)
+	var of struct {
+		ID string `json:"id"`
+	}
+	if kv != nil && !format && json.Unmarshal(kv.Value, &of) == nil && of.ID != "" && of.ID != w.req.FleetID {
+		return fmt.Errorf("%s: %w: %s is of fleet %s: give another --prefix", w.what, ErrConflict, key, of.ID)
+	}
+	switch {
+	case err != nil:
+		w.done.Created = true
+		fleet = rollout.Fleet{ID: w.req.FleetID, Settings: w.req.Settings, Target: w.req.Target, Committed: w.req.Target}
+	case w.req.Target.Number <= fleet.Target.Number:
+		w.cmps = append(w.cmps, exists(key))
+		return nil
+	default:
+		fleet.Target = w.req.Target
+	}
+	w.cmps = append(w.cmps, unmoved(key, modOf(kv)))
+	w.ops = append(w.ops, put(key, fleet))
 	return nil
 }
 
@@ -155,6 +188,9 @@ func (w *recovery) revisions(ctx context.Context) error {
 			return fmt.Errorf("%s: %w: revision %d is %s in etcd and %s on the instance: etcd went back and another was published since; adopt what etcd has, or recover with a new number",
 				w.what, ErrConflict, r.Number, got.Digest.Short(), r.Digest.Short())
 		}
+	}
+	if highest > mostCount {
+		return fmt.Errorf("%s: %w: revision %d: no fleet counted so", w.what, ErrCorrupt, highest)
 	}
 	resp, err := s.get(ctx, w.what, s.key(keyHead))
 	if err != nil {

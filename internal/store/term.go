@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -73,6 +72,16 @@ func (s *Store) campaign(ctx context.Context, id string, ttl time.Duration) (*Te
 		// A put that timed out may have been carried out: it bears our lease.
 		if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 && kvs[0].Lease == int64(l.id) {
 			return &Term{s: s, id: id, lease: l, created: kvs[0].CreateRevision}, nil
+		} else if len(kvs) > 0 && kvs[0].Lease == 0 {
+			// No controller wrote it so, and it would never end. It is deleted, not
+			// overwritten: a term is told by its key's create revision.
+			s.log.Warn("the election key has no lease, so it is nobody's: deleted", "held by", string(kvs[0].Value))
+			if _, err = s.txn(ctx, what, s.key(keyLeader),
+				[]clientv3.Cmp{unmoved(s.key(keyLeader), kvs[0].ModRevision)},
+				[]clientv3.Op{clientv3.OpDelete(s.key(keyLeader))}, nil); err != nil {
+				break
+			}
+			continue
 		}
 		if err = s.awaitVacancy(ctx, l, resp.Header.Revision); err != nil {
 			err = fmt.Errorf("%s: %w", what, err)
@@ -108,10 +117,6 @@ func (s *Store) awaitVacancy(ctx context.Context, l *lease, at int64) error {
 // ID returns who was elected.
 func (t *Term) ID() string { return t.id }
 
-// Done is closed when the term's lease is gone. A term may have ended without
-// that; Apply tells.
-func (t *Term) Done() <-chan struct{} { return t.lease.lost }
-
 // Resign ends the term, so that another is elected at once.
 func (t *Term) Resign(ctx context.Context) error {
 	return t.lease.release(ctx, "resign as "+t.id)
@@ -136,30 +141,14 @@ func (t *Term) Apply(ctx context.Context, at *rollout.View, c rollout.Change) er
 		return nil
 	}
 	s := t.s
-	// Each write moves the election key, so that one whose answer was lost, and
-	// which arrives after the next, undoes nothing.
-	leader := s.key(keyLeader)
-	ops = append(ops, clientv3.OpPut(leader, t.id, clientv3.WithLease(t.lease.id)))
-	cmps := []clientv3.Cmp{
-		clientv3.Compare(clientv3.CreateRevision(leader), "=", t.created),
-		clientv3.Compare(clientv3.ModRevision(leader), "<", at.At+1),
+	ops = append(ops, t.move())
+	cmps := slices.Concat(t.fence(at.At), []clientv3.Cmp{
 		exists(s.key(keyFleet)), // a wiped store is not written to (I10)
 		clientv3.Compare(clientv3.ModRevision(s.key(keyFleet)), "<", at.At+1),
 		unmovedDir(s.key(dirGroups), at.At),
 		unmovedDir(s.key(dirPrepares), at.At),
 		unmovedDir(s.key(dirIntents), at.At),
-	}
-	for _, g := range slices.Sorted(maps.Keys(c.Ready)) {
-		// A compare of values over a range that has no key fails: an empty
-		// group is not a ready one.
-		cmps = append(cmps, clientv3.Compare(clientv3.Value(s.readyKey(g, "")), "=", string(c.Ready[g])).WithPrefix())
-	}
-	for _, g := range c.Empty {
-		cmps = append(cmps, absent(s.readyKey(g, "")).WithPrefix())
-	}
-	for _, g := range c.Settled {
-		cmps = append(cmps, unmovedDir(s.readyKey(g, ""), at.At))
-	}
+	}, s.barrier(at.At, c))
 	resp, err := s.txn(ctx, what, s.cfg.Prefix, cmps, pack(ops, len(cmps)), s.whyOps())
 	if err != nil {
 		return err
@@ -193,9 +182,13 @@ func (s *Store) changeOps(at *rollout.View, c rollout.Change) ([]clientv3.Op, er
 		add(clientv3.OpDelete(s.key(dirPrepares + g)))
 	}
 	for _, o := range c.Rollouts {
+		boundRollout(&o)
 		if o.Phase.Final() {
 			add(put(s.key(dirEnded+o.ID), o))
 			add(clientv3.OpDelete(s.key(dirRollouts + o.ID)))
+			if o.Plan != nil {
+				add(clientv3.OpDelete(s.key(dirChecks + o.ID)))
+			}
 			continue
 		}
 		add(put(s.key(dirRollouts+o.ID), o))
@@ -208,6 +201,9 @@ func (s *Store) changeOps(at *rollout.View, c rollout.Change) ([]clientv3.Op, er
 	}
 	for _, d := range c.Serve {
 		add(clientv3.OpPut(s.key(dirServed+d.String()), ""))
+	}
+	for _, d := range c.Bake {
+		add(clientv3.OpPut(s.key(dirBaked+d.String()), ""))
 	}
 	for _, e := range c.Audit {
 		add(put(s.auditKey(e.Time), e))

@@ -30,7 +30,7 @@ func TestCommitLosesToWhatCameBetween(t *testing.T) {
 			must(t, err)
 		},
 		"settings": func(t *testing.T, s *Store) {
-			must(t, s.SetSettings(t.Context(), "ann", func(x *rollout.Settings) { x.Lead = time.Millisecond }))
+			must(t, s.SetSettings(t.Context(), "ann", func(x *rollout.Settings) error { x.Lead = time.Millisecond; return nil }))
 		},
 		"group":         func(t *testing.T, s *Store) { rawPut(t, s, "groups/main", `{"group":"main","epoch":7}`) },
 		"another group": func(t *testing.T, s *Store) { rawPut(t, s, "groups/other", `{"group":"other"}`) },

@@ -23,40 +23,67 @@ type Uploaded struct {
 	Known  int   `json:"known"`  // chunks that were there
 }
 
+// What goes into the transaction of a publish itself, beside its records: far
+// below etcd's limits.
+const (
+	inlineOps   = 64
+	inlineBytes = 512 << 10
+)
+
 // PutSnapshot uploads the chunks that etcd lacks, and then the manifest, so
 // that a snapshot whose manifest is there is whole. Unless something names the
 // snapshot soon, gc takes it away again: Publish and Recover see to that.
 func (s *Store) PutSnapshot(ctx context.Context, snap *version.Snapshot) (Uploaded, error) {
-	var up Uploaded
+	return s.putSnapshot(ctx, snap, false)
+}
+
+// putSnapshot with anew sends also what is there.
+func (s *Store) putSnapshot(ctx context.Context, snap *version.Snapshot, anew bool) (Uploaded, error) {
 	what := "upload snapshot " + snap.Digest.Short()
+	var there map[string]bool
+	if !anew {
+		var err error
+		if there, err = s.there(ctx, what, s.pieceKeys(snap)); err != nil {
+			return Uploaded{}, err
+		}
+	}
+	b, up, err := s.missing(ctx, what, snap, there)
+	if err != nil {
+		return up, err
+	}
+	return up, b.flush(ctx)
+}
+
+// pieceKeys are the keys of a snapshot's chunks, and then its manifest's.
+func (s *Store) pieceKeys(snap *version.Snapshot) []string {
 	refs := snap.Manifest.Chunks()
 	keys := make([]string, len(refs), len(refs)+1)
 	for i, c := range refs {
 		keys[i] = s.chunkKey(c.Digest)
 	}
-	there, err := s.there(ctx, what, append(keys, s.manifestKey(snap.Digest)))
-	if err != nil {
-		return up, err
-	}
-	b := batch{s: s, what: what}
+	return append(keys, s.manifestKey(snap.Digest))
+}
+
+// missing collects what etcd lacks of a snapshot, and sends what is more than
+// one transaction takes. The last transaction, which the caller sends, has the
+// manifest, perhaps with the last chunks.
+func (s *Store) missing(ctx context.Context, what string, snap *version.Snapshot, there map[string]bool) (*batch, Uploaded, error) {
+	var up Uploaded
+	b := &batch{s: s, what: what}
 	for d, packed := range snap.ChunksExcept(func(d version.Digest) bool { return there[s.chunkKey(d)] }) {
 		up.Chunks++
 		up.Bytes += int64(len(packed))
 		if err := b.put(ctx, s.chunkKey(d), packed); err != nil {
-			return up, err
+			return b, up, err
 		}
 	}
-	up.Known = len(refs) - up.Chunks
+	up.Known = len(snap.Manifest.Chunks()) - up.Chunks
 	if there[s.manifestKey(snap.Digest)] && up.Chunks == 0 {
-		return up, nil
+		return b, up, nil
 	}
-	// The manifest is in the last transaction, perhaps with the last chunks.
 	packed := snap.PackedManifest()
 	up.Bytes += int64(len(packed))
-	if err := b.put(ctx, s.manifestKey(snap.Digest), packed); err != nil {
-		return up, err
-	}
-	return up, b.flush(ctx)
+	return b, up, b.put(ctx, s.manifestKey(snap.Digest), packed)
 }
 
 // there returns which of the keys exist.
@@ -86,6 +113,7 @@ type batch struct {
 	what string
 	ops  []clientv3.Op
 	size int
+	sent bool // something was sent
 }
 
 func (b *batch) put(ctx context.Context, key string, value []byte) error {
@@ -106,7 +134,10 @@ func (b *batch) flush(ctx context.Context) error {
 	if len(b.ops) == 0 {
 		return nil
 	}
-	_, err := b.s.txn(ctx, b.what, string(b.ops[0].KeyBytes()), nil, b.ops, nil)
-	b.ops, b.size = nil, 0
+	err := b.s.repeatable(ctx, func() error {
+		_, err := b.s.txn(ctx, b.what, string(b.ops[0].KeyBytes()), nil, b.ops, nil)
+		return err
+	})
+	b.ops, b.size, b.sent = nil, 0, true
 	return err
 }

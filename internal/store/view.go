@@ -1,10 +1,10 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,15 +17,24 @@ import (
 	"routerd.dev/internal/version"
 )
 
-// cache spares a View what cannot have changed: revisions are immutable.
+// cache spares a View what cannot have changed: revisions are immutable, and
+// what thousands of instances say is decoded again only where its bytes are others.
 type cache struct {
 	mu        sync.Mutex
 	revisions map[version.Ref]version.Revision
+	decoded   map[string]decoded // by key: those of the last View, never changed
+}
+
+// decoded is a record with the bytes it was decoded from. Views share it.
+type decoded struct {
+	raw []byte
+	v   any
 }
 
 // View reads every record that decides what happens next at one revision of
 // etcd, linearizably. Records that cannot be read are left out and logged; see
-// ViewBroken. Only an unreadable or missing fleet is an error.
+// ViewBroken. Only an unreadable or missing fleet is an error; with ErrCorrupt the
+// View has everything but the fleet, for who puts that back.
 func (s *Store) View(ctx context.Context) (*rollout.View, error) {
 	v, broken, err := s.ViewBroken(ctx)
 	for _, b := range broken {
@@ -38,7 +47,10 @@ func (s *Store) View(ctx context.Context) (*rollout.View, error) {
 // assignment is unreadable, the group's instances, prepare and reports are left
 // out with it, so that nobody takes it for a group that serves nothing yet.
 func (s *Store) ViewBroken(ctx context.Context) (*rollout.View, []Broken, error) {
-	dirs := []string{dirGroups, dirPrepares, dirReady, dirInstances, dirReports, dirIntents, dirRollouts, dirCondemned, dirServed}
+	dirs := []string{
+		dirGroups, dirPrepares, dirReady, dirInstances, dirReports, dirIntents, dirRollouts, dirCondemned, dirServed,
+		dirBaked, dirStrategies, dirChecks, dirBound,
+	}
 	ops := []clientv3.Op{clientv3.OpGet(s.key(keyFormat)), clientv3.OpGet(s.key(keyFleet))}
 	for _, d := range dirs {
 		ops = append(ops, clientv3.OpGet(s.key(d), clientv3.WithPrefix()))
@@ -48,16 +60,20 @@ func (s *Store) ViewBroken(ctx context.Context) (*rollout.View, []Broken, error)
 		return nil, nil, err
 	}
 	at := func(i int) []*mvccpb.KeyValue { return resp.Responses[i].GetResponseRange().Kvs }
-	if len(at(0)) == 0 || len(at(1)) == 0 {
+	if len(at(0)) == 0 {
 		return nil, nil, fmt.Errorf("read view: %w", s.notInitialized())
 	}
-	if _, err := decodeFormat(s.key(keyFormat), at(0)[0].Value); err != nil {
+	format, err := decodeFormat(s.key(keyFormat), at(0)[0].Value)
+	if err != nil {
 		return nil, nil, err
 	}
-	r := viewReader{s: s, v: &rollout.View{At: resp.Header.Revision}}
-	if err := json.Unmarshal(at(1)[0].Value, &r.v.Fleet); err != nil {
-		return nil, nil, fmt.Errorf("read %s: %w: %w", s.key(keyFleet), ErrCorrupt, err)
+	r := viewReader{s: s, v: &rollout.View{At: resp.Header.Revision}, was: s.cache.take(), is: map[string]decoded{}}
+	var noFleet error
+	r.v.Fleet, noFleet = s.decodeFleet(onlyKV(resp, 1), format.FleetID)
+	for _, err := range boundSettings(&r.v.Fleet.Settings) {
+		r.report(at(1)[0], fmt.Sprintf("settings: %v; its default stands: set it with routectl settings", err))
 	}
+	r.bindings(at(14))
 	r.groups(at(2))
 	r.prepares(at(3))
 	r.ready(at(4))
@@ -65,11 +81,18 @@ func (s *Store) ViewBroken(ctx context.Context) (*rollout.View, []Broken, error)
 	r.reports(at(6))
 	r.intents(at(7))
 	r.rollouts(at(8))
-	r.digests(at(9), at(10))
+	r.condemned(at(9))
+	r.v.Served, r.v.Baked = r.marks(dirServed, at(10)), r.marks(dirBaked, at(11))
+	r.strategies(at(12))
+	r.checks(at(13))
+	s.cache.put(r.is)
+	if err := r.measures(ctx); err != nil {
+		return nil, nil, err
+	}
 	if err := r.revisions(ctx); err != nil {
 		return nil, nil, err
 	}
-	return r.v, r.broken, nil
+	return r.v, r.broken, noFleet
 }
 
 // viewReader turns keys and values into a View.
@@ -78,6 +101,21 @@ type viewReader struct {
 	v      *rollout.View
 	broken []Broken
 	hidden map[string]bool // groups whose assignment is unreadable
+	bound  map[string]binding
+
+	was, is map[string]decoded // what the View before decoded, and this one
+}
+
+func (c *cache) take() map[string]decoded {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.decoded
+}
+
+func (c *cache) put(is map[string]decoded) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.decoded = is
 }
 
 func (r *viewReader) report(kv *mvccpb.KeyValue, why string) {
@@ -99,12 +137,33 @@ func record[T any](r *viewReader, kv *mvccpb.KeyValue, dir string, named func(*T
 	return name, v, true
 }
 
+// recordOnce is record for what there are thousands of: it is shared with the
+// View before while its bytes are the same. Nobody changes what a View holds.
+func recordOnce[T any](r *viewReader, kv *mvccpb.KeyValue, dir string, named func(*T) string) (name string, v T, ok bool) {
+	key := string(kv.Key)
+	if d, known := r.was[key]; known && bytes.Equal(d.raw, kv.Value) {
+		if v, ok = d.v.(T); ok {
+			r.is[key] = d
+			return r.s.name(key, dir), v, true
+		}
+	}
+	if name, v, ok = record(r, kv, dir, named); ok {
+		r.is[key] = decoded{raw: slices.Clone(kv.Value), v: v}
+	}
+	return name, v, ok
+}
+
 func (r *viewReader) groups(kvs []*mvccpb.KeyValue) {
 	r.v.Groups = make(map[string]rollout.Assignment, len(kvs))
 	r.hidden = map[string]bool{}
 	for _, kv := range kvs {
 		name, a, ok := record(r, kv, dirGroups, func(a *rollout.Assignment) string { return a.Group })
 		if !ok {
+			r.hidden[name] = true
+			continue
+		}
+		if err := checkEpoch(a.Epoch); err != nil {
+			r.report(kv, err.Error())
 			r.hidden[name] = true
 			continue
 		}
@@ -126,7 +185,11 @@ func (r *viewReader) ready(kvs []*mvccpb.KeyValue) {
 	for _, kv := range kvs {
 		group, instance, ok := strings.Cut(r.s.name(string(kv.Key), dirReady), "/")
 		if !ok || group == "" || instance == "" {
-			r.report(kv, "the key is not ready/<group>/<instance>")
+			r.report(kv, "the key is not ready/<group>/<instance>: nobody writes it, delete it")
+		}
+		// One without an instance is in the range that a commit compares: what
+		// the commit waits for must be seen.
+		if !ok || group == "" {
 			continue
 		}
 		if r.hidden[group] {
@@ -142,12 +205,16 @@ func (r *viewReader) ready(kvs []*mvccpb.KeyValue) {
 func (r *viewReader) instances(kvs []*mvccpb.KeyValue) {
 	r.v.Instances = make(map[string]rollout.Instance, len(kvs))
 	for _, kv := range kvs {
-		name, i, ok := record(r, kv, dirInstances, func(i *rollout.Instance) string { return i.Instance })
+		name, i, ok := recordOnce(r, kv, dirInstances, func(i *rollout.Instance) string { return i.Instance })
 		if !ok || r.hidden[i.Group] {
 			continue
 		}
 		if err := CheckName("group", i.Group); err != nil { // a group would be made of it
 			r.report(kv, err.Error())
+			continue
+		}
+		if why := r.bound[name].foreign(i.Group); why != "" {
+			r.report(kv, "refused: "+why)
 			continue
 		}
 		r.v.Instances[name] = i
@@ -157,12 +224,16 @@ func (r *viewReader) instances(kvs []*mvccpb.KeyValue) {
 func (r *viewReader) reports(kvs []*mvccpb.KeyValue) {
 	r.v.Reports = make(map[string]rollout.Report, len(kvs))
 	for _, kv := range kvs {
-		name, p, ok := record(r, kv, dirReports, func(p *rollout.Report) string { return p.Instance })
+		name, p, ok := recordOnce(r, kv, dirReports, func(p *rollout.Report) string { return p.Instance })
 		if !ok || r.hidden[p.Group] {
 			continue
 		}
-		if !credible(&p) {
+		if !credible(&p, r.v.Groups[p.Group].Epoch, max(r.v.Fleet.Target.Number, r.v.Fleet.Committed.Number)) {
 			r.report(kv, fmt.Sprintf("epoch %d, revision %d: no fleet counted so far", p.HighestEpoch, p.HighestRevision))
+			continue
+		}
+		if why := r.bound[name].foreign(p.Group); why != "" {
+			r.report(kv, "refused: "+why)
 			continue
 		}
 		if i, known := r.v.Instances[name]; known && i.Group != p.Group { // it could freeze a group that is not its own
@@ -173,11 +244,12 @@ func (r *viewReader) reports(kvs []*mvccpb.KeyValue) {
 	}
 }
 
-// credible tells whether a fleet can have counted as far as an instance says:
-// numbers of its own exceed what it saw, and must not overflow.
-func credible(r *rollout.Report) bool {
-	const most = 1 << 53
-	return 0 <= r.HighestEpoch && r.HighestEpoch <= most && 0 <= r.HighestRevision && r.HighestRevision <= most
+// credible tells whether a fleet can have counted as far as an instance says,
+// where etcd knows so much: an etcd that was restored is behind, but not by more than
+// a fleet counts in a century. The fleet's own numbers exceed what is
+// believed: one false report must not bring them to where true ones are not believed any more.
+func credible(r *rollout.Report, epoch, revision int64) bool {
+	return 0 <= r.HighestEpoch && r.HighestEpoch <= believable(epoch) && 0 <= r.HighestRevision && r.HighestRevision <= believable(revision)
 }
 
 // intents lists them in the order in which etcd took them: the clocks of those
@@ -197,80 +269,74 @@ func (r *viewReader) intents(kvs []*mvccpb.KeyValue) {
 
 func (r *viewReader) rollouts(kvs []*mvccpb.KeyValue) {
 	for _, kv := range kvs {
-		if _, o, ok := record(r, kv, dirRollouts, func(o *rollout.Rollout) string { return o.ID }); ok && !o.Phase.Final() {
-			r.v.Rollouts = append(r.v.Rollouts, o)
+		_, o, ok := record(r, kv, dirRollouts, func(o *rollout.Rollout) string { return o.ID })
+		if !ok || o.Phase.Final() {
+			continue
 		}
+		if why := impossible(&o); why != "" {
+			r.report(kv, why)
+			continue
+		}
+		r.v.Rollouts = append(r.v.Rollouts, o)
 	}
 	slices.SortFunc(r.v.Rollouts, func(a, b rollout.Rollout) int {
 		return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.ID, b.ID))
 	})
 }
 
-func (r *viewReader) digests(condemned, served []*mvccpb.KeyValue) {
-	r.v.Condemned = make(map[version.Digest]rollout.Condemned, len(condemned))
-	for _, kv := range condemned {
+// impossible says what no controller writes into a rollout, and none could go
+// on from; empty for one that can be played.
+func impossible(o *rollout.Rollout) string {
+	if o.Phase == rollout.PhaseReturning && o.Return == nil {
+		return "it goes back, and does not say since when"
+	}
+	if o.Plan == nil {
+		return ""
+	}
+	at, waves := o.Cursor, o.Plan.Waves
+	over := at.Wave == len(waves) && at.Step == 0
+	if !over && (at.Wave < 0 || at.Wave >= len(waves) || at.Step < 0 || at.Step >= len(waves[at.Wave].Steps)) {
+		return fmt.Sprintf("it is at wave %d, step %d: its plan has no such step", at.Wave, at.Step)
+	}
+	return ""
+}
+
+func (r *viewReader) condemned(kvs []*mvccpb.KeyValue) {
+	r.v.Condemned = make(map[version.Digest]rollout.Condemned, len(kvs))
+	for _, kv := range kvs {
 		if _, c, ok := record(r, kv, dirCondemned, func(c *rollout.Condemned) string { return c.Digest.String() }); ok {
 			r.v.Condemned[c.Digest] = c
 		}
 	}
-	r.v.Served = make(map[version.Digest]bool, len(served))
-	for _, kv := range served {
-		d, err := version.ParseDigest(r.s.name(string(kv.Key), dirServed))
+}
+
+// marks are the digests that have a key under dir.
+func (r *viewReader) marks(dir string, kvs []*mvccpb.KeyValue) map[version.Digest]bool {
+	marked := make(map[version.Digest]bool, len(kvs))
+	for _, kv := range kvs {
+		d, err := version.ParseDigest(r.s.name(string(kv.Key), dir))
 		if err != nil {
 			r.report(kv, err.Error())
 			continue
 		}
-		r.v.Served[d] = true
+		marked[d] = true
 	}
-}
-
-// revisions adds the revisions that fleet, intents and rollouts name. They are
-// immutable, so they need not be read at the View's revision.
-func (r *viewReader) revisions(ctx context.Context) error {
-	want := map[version.Ref]bool{r.v.Fleet.Target: true, r.v.Fleet.Committed: true}
-	for _, i := range r.v.Intents {
-		want[i.To], want[i.PrevTarget] = true, true
-	}
-	for _, o := range r.v.Rollouts {
-		want[o.To], want[o.PrevTarget] = true, true
-	}
-	delete(want, version.Ref{})
-	c := &r.s.cache
-	c.mu.Lock()
-	known := c.revisions
-	c.mu.Unlock()
-	kept := make(map[version.Ref]version.Revision, len(want))
-	r.v.Revisions = make(map[int64]version.Revision, len(want))
-	for ref := range want {
-		rev, ok := known[ref]
-		if !ok {
-			var err error
-			rev, err = r.s.Revision(ctx, ref.Number)
-			switch {
-			case errors.Is(err, ErrNotFound), errors.Is(err, ErrCorrupt):
-				r.broken = append(r.broken, Broken{Key: r.s.revisionKey(ref.Number), Why: err.Error()})
-				continue
-			case err != nil:
-				return err
-			}
-		}
-		kept[ref] = rev
-		r.v.Revisions[ref.Number] = rev
-	}
-	c.mu.Lock()
-	c.revisions = kept
-	c.mu.Unlock()
-	return nil
+	return marked
 }
 
 // A ready key's value is exactly the nonce, so that one range compare can say
 // that a whole group holds it.
-const readyNone, readyRefused = "none", "refused "
+// What is no nonce has a space in it, or is none: a nonce is neither.
+const readyNone, readyRefused, readyEvicted, readyLacks = "none", "refused ", "evicted ", "lacks "
 
 func encodeReady(r rollout.Ready) string {
 	switch {
 	case r.Refused:
 		return readyRefused + string(r.Nonce) + " " + r.Why
+	case r.Evicted:
+		return strings.TrimSuffix(readyEvicted+string(r.Nonce)+" "+encodeLacks(r.Lacks), " ")
+	case len(r.Lacks) > 0:
+		return readyLacks + string(r.Nonce) + " " + encodeLacks(r.Lacks)
 	case r.Nonce == "":
 		return readyNone
 	}
@@ -286,13 +352,46 @@ func boundWhy(why string) string {
 	return strings.ToValidUTF8(why[:maxWhy], "") + "…"
 }
 
+// mostLacks is more than a set has.
+const mostLacks = 32
+
+func encodeLacks(ds []version.Digest) string {
+	out := make([]string, len(ds))
+	for i, d := range ds {
+		out[i] = d.String()
+	}
+	return strings.Join(out, ",")
+}
+
+// decodeLacks returns nil for what cannot be read, or is none.
+func decodeLacks(list string) (ds []version.Digest) {
+	for text := range strings.SplitSeq(list, ",") {
+		d, err := version.ParseDigest(text)
+		if err != nil || len(ds) == mostLacks {
+			return nil
+		}
+		ds = append(ds, d)
+	}
+	return ds
+}
+
 func decodeReady(group, instance, value string) rollout.Ready {
 	r := rollout.Ready{Instance: instance, Group: group}
-	rest, refused := strings.CutPrefix(value, readyRefused)
+	refusal, refused := strings.CutPrefix(value, readyRefused)
+	left, evicted := strings.CutPrefix(value, readyEvicted)
+	lacks, some := strings.CutPrefix(value, readyLacks)
 	switch {
 	case refused:
-		nonce, why, _ := strings.Cut(rest, " ")
+		nonce, why, _ := strings.Cut(refusal, " ")
 		r.Nonce, r.Refused, r.Why = rollout.Nonce(nonce), true, boundWhy(why)
+	case evicted:
+		nonce, list, _ := strings.Cut(left, " ")
+		r.Nonce, r.Evicted, r.Lacks = rollout.Nonce(nonce), true, decodeLacks(list)
+	case some:
+		nonce, list, _ := strings.Cut(lacks, " ")
+		if r.Lacks = decodeLacks(list); r.Lacks != nil { // else nobody knows what it holds
+			r.Nonce = rollout.Nonce(nonce)
+		}
 	case value != readyNone:
 		r.Nonce = rollout.Nonce(value)
 	}

@@ -73,6 +73,8 @@ func TestBrokenRecordsAreLeftOut(t *testing.T) {
 	rawPut(t, s, "groups/main", assignment(1))
 	ready(t, s, "main", "a", "n1")
 	ready(t, s, "bad", "b", "n1")
+	join(t, s, "main", "d")
+	running(t, s, campaign(t, s, "c1"), "z")
 	want, err := s.View(t.Context())
 	must(t, err)
 
@@ -87,6 +89,12 @@ func TestBrokenRecordsAreLeftOut(t *testing.T) {
 		"rollouts/x":             `{"id":"x","nonces":3}`,
 		"condemned/xyz":          `{"digest":"xyz"}`,
 		"served/notadigest":      "",
+		"baked/notadigest":       "",
+		"strategies/s":           `{"name":"other"}`,
+		"strategies/t":           `{"name":"t"}`, // of no use
+		"checks/z":               `{"rollout":"other"}`,
+		"measures/a":             `{"instance":"a","group":"main","sample":3}`,
+		"measures/d":             `{"instance":"d","group":"other","boot":"boot-d"}`,
 		good.Digest.Short():      "", // no record of ours: not even looked at
 		"rollouts/" + "other/is": `{"id":"another"}`,
 	}
@@ -276,7 +284,7 @@ func TestDeniedNamesUserAndKey(t *testing.T) {
 	for _, dir := range []string{"chunks/", "manifests/"} {
 		grant(dir, clientv3.GetPrefixRangeEnd(root.key(dir)), clientv3.PermissionType(clientv3.PermRead))
 	}
-	for _, key := range []string{"ready/main/a", "instances/a", "reports/a"} {
+	for _, key := range []string{"ready/main/a", "instances/a", "reports/a", "measures/a"} {
 		grant(key, "", clientv3.PermissionType(clientv3.PermReadWrite))
 	}
 	_, err = c.UserGrantRole(ctx, "web", "instance")
@@ -287,6 +295,7 @@ func TestDeniedNamesUserAndKey(t *testing.T) {
 	s := openAt(t, Config{Endpoints: []string{e.endpoint()}, Username: "web", Password: "secret"})
 	m := ready(t, s, "main", "a", "n1")
 	must(t, m.Report(ctx, rollout.Report{}))
+	must(t, m.Measure(ctx, rollout.Measure{}))
 	await(t, states(t, s, "main", WatchOptions{}), "it is missing", GroupState.Missing)
 	_, err = s.Fleet(ctx)
 	wantErr(t, err, ErrDenied, `"web"`, root.key("fleet"))
@@ -383,6 +392,30 @@ func TestRecoverOverwritesOnlyWhatIsNamed(t *testing.T) {
 	must(t, err)
 	if v := view(t, s); v.Groups["main"].Epoch != 6 || v.Fleet.Target != rev.Ref() {
 		t.Errorf("view %+v", v)
+	}
+}
+
+// TestRecoverMovesTheTarget: an older etcd composes the next publish on what
+// was given back, a newer one on its own.
+func TestRecoverMovesTheTarget(t *testing.T) {
+	s := fleet(t)
+	rev := publish(t, s, "a")
+	f, err := s.Format(t.Context())
+	must(t, err)
+	newer := version.Ref{Number: 7, Digest: snapshot(t, "a", "b").Digest}
+	for _, c := range []struct {
+		back  version.Ref
+		epoch int64
+		want  version.Ref
+	}{{version.Ref{}, 5, rev.Ref()}, {newer, 6, newer}, {rev.Ref(), 7, newer}} {
+		_, err := s.Recover(t.Context(), RecoverRequest{
+			FleetID: f.FleetID, Target: c.back, Highest: 7, Replace: []string{"main"},
+			Groups: []rollout.Assignment{{Group: "main", Epoch: c.epoch, Stable: newer}},
+		})
+		must(t, err)
+		if got := view(t, s).Fleet.Target; got != c.want {
+			t.Errorf("%v was given back: target %v, want %v", c.back, got, c.want)
+		}
 	}
 }
 

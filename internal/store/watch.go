@@ -17,19 +17,30 @@ import (
 type WatchOptions struct {
 	// Reread is how often what is watched is read again, linearizably, with up
 	// to half as much again at random: how stale it can be at most while etcd
-	// answers. 0 for 10 s.
+	// answers. 0 for DefaultReread.
 	Reread time.Duration
 	// Silence is how long the watch may say nothing, though asked to, before
-	// it counts as broken and is built anew. 0 for 5 s.
+	// it counts as broken and is built anew: at the latest after twice as long.
+	// 0 for DefaultSilence.
 	Silence time.Duration
 }
 
+// The bounds of a watch unless told otherwise. docs/operations.md promises what
+// follows from them.
+const (
+	DefaultReread  = 5 * time.Second
+	DefaultSilence = 4 * time.Second
+	// ReadPatience is how long one read of what is watched may take before it is
+	// told that etcd does not answer.
+	ReadPatience = 4 * time.Second
+)
+
 func (o WatchOptions) withDefaults() WatchOptions {
 	if o.Reread <= 0 {
-		o.Reread = 10 * time.Second
+		o.Reread = DefaultReread
 	}
 	if o.Silence <= 0 {
-		o.Silence = 5 * time.Second
+		o.Silence = DefaultSilence
 	}
 	return o
 }
@@ -79,8 +90,9 @@ func (s *Store) Group(ctx context.Context, group string) (GroupState, error) {
 		f, err := decodeFormat(string(kv.Key), kv.Value)
 		if err != nil {
 			st.Broken = append(st.Broken, Broken{Key: string(kv.Key), Why: err.Error()})
+		} else {
+			st.FleetID = f.FleetID
 		}
-		st.FleetID = f.FleetID
 	}
 	st.setAssignment(onlyKV(resp, 1))
 	st.setPrepare(onlyKV(resp, 2))
@@ -90,6 +102,13 @@ func (s *Store) Group(ctx context.Context, group string) (GroupState, error) {
 func (g *GroupState) setAssignment(kv *mvccpb.KeyValue) {
 	g.AssignmentMod = modOf(kv)
 	g.Assignment = decodeOwn(g, kv, func(a *rollout.Assignment) string { return a.Group })
+	if g.Assignment == nil {
+		return
+	}
+	if err := checkEpoch(g.Assignment.Epoch); err != nil {
+		g.Broken = append(g.Broken, Broken{Key: string(kv.Key), Why: err.Error()})
+		g.Assignment = nil
+	}
 }
 
 func (g *GroupState) setPrepare(kv *mvccpb.KeyValue) {
@@ -114,8 +133,8 @@ func decodeOwn[T any](g *GroupState, kv *mvccpb.KeyValue, group func(*T) string)
 	return v
 }
 
-// WatchGroup tells fn what etcd says about a group: at once, at each change,
-// and when it becomes stale or fresh again. Calls come one after the other,
+// WatchGroup tells fn what etcd says about a group: at once, at each change, when
+// it becomes stale or fresh again, and after each Reread, also that nothing changed. Calls come one after the other,
 // from this goroutine; states between two calls may be left out, the newest
 // never is. It returns ctx's error when ctx ends, and no other.
 func (s *Store) WatchGroup(ctx context.Context, group string, o WatchOptions, fn func(GroupState)) error {
@@ -147,9 +166,7 @@ func (w *groupWatch) read(ctx context.Context) (int64, bool, error) {
 	w.st, w.readAt = st, st.At
 	news := !w.told || old.Err != nil || st.At < old.At || st.FleetID != old.FleetID ||
 		st.AssignmentMod != old.AssignmentMod || st.PrepareMod != old.PrepareMod
-	if news {
-		w.tell()
-	}
+	w.tell() // also that all is as it was: who is told nothing knows nothing
 	return st.At, news, nil
 }
 
@@ -198,9 +215,9 @@ type Wake struct {
 	StaleSince time.Time // since when it does not
 }
 
-// Watch calls fn when a group, prepare, ready, instance or intent or the fleet
-// changed, at least once per o.Reread in any case, and when etcd stops or
-// begins to answer. Changes close together are one call. Reports wake nobody.
+// Watch calls fn when a group, prepare, ready, instance, intent, checks or the
+// fleet changed, at least once per o.Reread in any case, and when etcd stops or
+// begins to answer. Changes close together are one call. Reports and measures wake nobody.
 // Calls come one after the other, from this goroutine, the first at once. It
 // returns ctx's error when ctx ends, and no other.
 func (s *Store) Watch(ctx context.Context, o WatchOptions, fn func(Wake)) error {
@@ -212,6 +229,7 @@ func (s *Store) Watch(ctx context.Context, o WatchOptions, fn func(Wake)) error 
 		{key: s.key(dirReady), prefix: true},
 		{key: s.key(dirInstances), prefix: true},
 		{key: s.key(dirIntents), prefix: true},
+		{key: s.key(dirChecks), prefix: true},
 	}, &w)
 }
 

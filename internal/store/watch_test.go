@@ -311,14 +311,15 @@ func TestWakesForWhatAControllerDecidesOn(t *testing.T) {
 	wg.Go(func() { _ = s.Watch(ctx, patient, func(w Wake) { wakes <- w }) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	<-wakes
-	for _, key := range []string{"fleet", "groups/a", "prepare/a", "ready/a/b", "instances/b", "intents/x"} {
+	for _, key := range []string{"fleet", "groups/a", "prepare/a", "ready/a/b", "instances/b", "intents/x", "checks/r"} {
 		at := revision(t, s)
-		rawPut(t, s, "reports/b", "{}") // wakes nobody
+		rawPut(t, s, "reports/b", "{}")  // wakes nobody
+		rawPut(t, s, "measures/b", "{}") // nor does this
 		rawPut(t, s, key, "{}")
 		select {
 		case w := <-wakes:
-			if w.At != at+2 || w.Err != nil {
-				t.Errorf("%s: wake %+v, want at %d", key, w, at+2)
+			if w.At != at+3 || w.Err != nil {
+				t.Errorf("%s: wake %+v, want at %d", key, w, at+3)
 			}
 		case <-time.After(20 * time.Second):
 			t.Fatalf("%s wakes nobody", key)

@@ -210,8 +210,8 @@ func since[K comparable](before, now map[K]begun, last time.Time) map[K]begun {
 	return now
 }
 
-// histogram gives the durations in every second bucket of the engine's: each
-// twice as long as the one before.
+// histogram gives the durations in buckets that are made of four of the
+// engine's: each twice as long as the one before.
 func (q *Requests) histogram(perRevision map[int64]begun, now time.Time) metricdata.Histogram[float64] {
 	h := metricdata.Histogram[float64]{Temporality: metricdata.CumulativeTemporality}
 	for _, r := range slices.Sorted(maps.Keys(perRevision)) {
@@ -226,7 +226,7 @@ func (q *Requests) histogram(perRevision map[int64]begun, now time.Time) metricd
 		for i, v := range t.Latency {
 			n += v
 			p.Count += v
-			if i == last || i%2 == 1 {
+			if i == last || i%4 == 2 {
 				p.BucketCounts = append(p.BucketCounts, n)
 				n = 0
 				if i != last {

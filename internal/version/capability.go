@@ -30,58 +30,85 @@ func Supported(kinds []string) []string {
 	return slices.Compact(out)
 }
 
+// moduleCapabilities is what one module needs, sorted. A module that is decoded
+// notes it on the way.
 func moduleCapabilities(m *route.Module) []string {
-	set := map[string]struct{}{}
-	var header, query, cookie, client, regexp, mixed, proxy, respond, redirect, tls bool
-	kind := "" // the last one seen, for most routes of a module use the same
-	need := func(k string) {
-		if k != "" && k != kind {
-			set[buildinfo.Middleware(k)] = struct{}{}
-			kind = k
-		}
-	}
+	var n needs
 	for i := range m.Middlewares {
-		need(m.Middlewares[i].Kind)
+		n.kind(m.Middlewares[i].Kind)
 	}
 	for i := range m.Upstreams {
 		for j := range m.Upstreams[i].Targets {
-			tls = tls || strings.HasPrefix(m.Upstreams[i].Targets[j].URL, "https:")
+			n.target(m.Upstreams[i].Targets[j].URL)
 		}
 	}
 	for i := range m.Routes {
 		rt := &m.Routes[i]
-		header = header || len(rt.Headers) > 0
-		query = query || len(rt.Query) > 0
-		cookie = cookie || len(rt.Cookies) > 0
-		client = client || len(rt.Clients) > 0
-		regexp = regexp || hasRegexp(rt.Headers) || hasRegexp(rt.Query) || hasRegexp(rt.Cookies)
-		mixed = mixed || isMixed(rt.Path) || isMixed(rt.Prefix)
-		proxy = proxy || rt.Action.Proxy != nil
-		respond = respond || rt.Action.Respond != nil
-		redirect = redirect || rt.Action.Redirect != nil
+		n.fields |= routeFields(rt)
+		n.pattern(rt.Path)
+		n.pattern(rt.Prefix)
+		for _, cs := range [...][]route.Condition{rt.Headers, rt.Query, rt.Cookies} {
+			for j := range cs {
+				n.condition(cs[j].Op)
+			}
+		}
 		for j := range rt.Middlewares {
-			need(rt.Middlewares[j].Kind)
+			n.kind(rt.Middlewares[j].Kind)
 		}
 	}
+	return n.capabilities()
+}
+
+// needs collects what the records of a module need.
+type needs struct {
+	fields uint64 // of all routes together, see routeFields
+	regexp bool
+	mixed  bool
+	tls    bool
+
+	kinds map[string]struct{}
+	last  string // kind, for most routes of a module use the same
+}
+
+func (n *needs) kind(k string) {
+	if k == "" || k == n.last {
+		return
+	}
+	if n.kinds == nil {
+		n.kinds = map[string]struct{}{}
+	}
+	n.kinds[k], n.last = struct{}{}, k
+}
+
+func (n *needs) target(url string)      { n.tls = n.tls || strings.HasPrefix(url, "https:") }
+func (n *needs) pattern(text string)    { n.mixed = n.mixed || isMixed(text) }
+func (n *needs) condition(op route.Op)  { n.regexp = n.regexp || op == route.OpRegexp }
+func (n *needs) has(fields uint64) bool { return n.fields&fields != 0 }
+
+func (n *needs) capabilities() []string {
+	set := map[string]struct{}{}
 	for name, needed := range map[string]bool{
-		buildinfo.MatchHeader: header, buildinfo.MatchQuery: query, buildinfo.MatchCookie: cookie, buildinfo.MatchClient: client, buildinfo.MatchRegexp: regexp,
-		buildinfo.Mixed: mixed, buildinfo.Proxy: proxy, buildinfo.Respond: respond, buildinfo.Redirect: redirect, buildinfo.UpstreamTLS: tls,
+		buildinfo.MatchHeader: n.has(hasHeaders), buildinfo.MatchQuery: n.has(hasQuery), buildinfo.MatchCookie: n.has(hasCookies),
+		buildinfo.MatchClient: n.has(hasClients), buildinfo.MatchRegexp: n.regexp, buildinfo.Mixed: n.mixed, buildinfo.Proxy: n.has(hasProxy),
+		buildinfo.Respond: n.has(hasRespond), buildinfo.Redirect: n.has(hasRedirect), buildinfo.UpstreamTLS: n.tls,
 	} {
 		if needed {
 			set[name] = struct{}{}
 		}
 	}
+	for k := range n.kinds {
+		set[buildinfo.Middleware(k)] = struct{}{}
+	}
 	return slices.Sorted(maps.Keys(set))
-}
-
-func hasRegexp(cs []route.Condition) bool {
-	return slices.ContainsFunc(cs, func(c route.Condition) bool { return c.Op == route.OpRegexp })
 }
 
 // isMixed tells whether a pattern has a segment that is neither text nor one
 // parameter. What is no pattern may count as mixed; whoever serves it says so.
 func isMixed(pattern string) bool {
 	for i := range len(pattern) {
+		if pattern[i] < '{' { // nearly always, and both braces are above
+			continue
+		}
 		switch pattern[i] {
 		case '{':
 			if i > 0 && pattern[i-1] != '/' {

@@ -57,6 +57,12 @@ func (c *Cache) Has(module Digest) bool {
 	return c.find(module) != nil
 }
 
+// Check tells whether packed is the chunk that ref names: what is kept has to be.
+func (c *Cache) Check(ref ChunkRef, packed []byte) error {
+	_, err := c.unpacker.chunk(ref, packed, make([]byte, 0, ref.Size))
+	return err
+}
+
 // find returns the module if it is still held by somebody. c.mu is held.
 func (c *Cache) find(d Digest) *cached {
 	e, ok := c.entries[d]
@@ -125,11 +131,11 @@ func Load(ctx context.Context, want Digest, manifestBytes []byte, f Fetcher, c *
 		e := &m.Modules[i]
 		v := c.get(e.Digest)
 		if v == nil {
-			mod, err := l.module(ctx, e)
+			mod, needs, err := l.module(ctx, e)
 			if err != nil {
 				return nil, m, fmt.Errorf("load snapshot %s: module %s: %w", want.Short(), e.Name, err)
 			}
-			v = c.put(&cached{digest: e.Digest, module: mod, capabilities: moduleCapabilities(mod)})
+			v = c.put(&cached{digest: e.Digest, module: mod, capabilities: needs})
 		}
 		if len(v.module.Routes) != e.Routes {
 			return nil, m, fmt.Errorf("load snapshot %s: module %s: %w", want.Short(), e.Name,
@@ -152,14 +158,16 @@ type loader struct {
 	buf      []byte
 }
 
-func (l *loader) module(ctx context.Context, e *ModuleEntry) (*route.Module, error) {
+// module returns a module and the capabilities it needs.
+func (l *loader) module(ctx context.Context, e *ModuleEntry) (*route.Module, []string, error) {
 	d := newModuleReader(e.Name, e.Routes)
 	for i, ref := range e.Chunks {
 		if err := l.chunk(ctx, ref, d); err != nil {
-			return nil, fmt.Errorf("chunk %d (%s): %w", i, ref.Digest.Short(), err)
+			return nil, nil, fmt.Errorf("chunk %d (%s): %w", i, ref.Digest.Short(), err)
 		}
 	}
-	return d.module()
+	m, err := d.module()
+	return m, d.need.capabilities(), err
 }
 
 func (l *loader) chunk(ctx context.Context, ref ChunkRef, d *moduleReader) error {
@@ -171,19 +179,28 @@ func (l *loader) chunk(ctx context.Context, ref ChunkRef, d *moduleReader) error
 		return fmt.Errorf("fetch: %w", err)
 	}
 	if cap(l.buf) < ref.Size {
-		l.buf = make([]byte, 0, max(ref.Size, 2*minChunk))
+		l.buf = make([]byte, 0, max(ref.Size, 2*cap(l.buf)))
 	}
-	b, err := l.unpacker.unpack(packed, l.buf[:0:ref.Size])
+	b, err := l.unpacker.chunk(ref, packed, l.buf[:0:ref.Size])
 	if err != nil {
 		return err
 	}
+	return d.chunk(string(b))
+}
+
+// chunk unpacks a chunk into dst's memory, and verifies it.
+func (u unpacker) chunk(ref ChunkRef, packed, dst []byte) ([]byte, error) {
+	b, err := u.unpack(packed, dst)
+	if err != nil {
+		return nil, err
+	}
 	if len(b) != ref.Size {
-		return corrupt("has %d bytes, the manifest says %d", len(b), ref.Size)
+		return nil, corrupt("has %d bytes, the manifest says %d", len(b), ref.Size)
 	}
 	if got := DigestOf(b); got != ref.Digest {
-		return corrupt("its digest is %s", got.Short())
+		return nil, corrupt("its digest is %s", got.Short())
 	}
-	return d.chunk(string(b))
+	return b, nil
 }
 
 // A MapFetcher has the chunks that were put into it; what it lacks is

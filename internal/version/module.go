@@ -46,11 +46,16 @@ func newCutter(module string) cutter { return cutter{seed: xxhash.Sum64String(mo
 // before tells whether the chunk must end before a record of weight w.
 func (c *cutter) before(w int) bool { return c.weight > 0 && c.weight+w > maxChunk }
 
-// after adds a record and tells whether the chunk ends with it.
-func (c *cutter) after(w int, hash uint64) bool {
+// after adds a record and tells whether the chunk may end with it, which its
+// hash then says.
+func (c *cutter) after(w int) bool {
 	c.weight += w
+	return c.weight >= minChunk
+}
+
+func (c *cutter) ends(w int, hash uint64) bool {
 	mixed := (hash ^ c.seed) * 0x9e3779b97f4a7c15
-	return c.weight >= minChunk && mixed>>32*targetChunk < uint64(w)<<32
+	return mixed>>32*targetChunk < uint64(w)<<32
 }
 
 // Names are unique within a module, so they alone decide for routes.
@@ -119,7 +124,7 @@ func (e *moduleWriter) add(hash uint64, write func(*writer) error) error {
 		e.end()
 		return e.add(hash, write)
 	}
-	if e.cut.after(e.weight, hash) {
+	if e.cut.after(e.weight) && e.cut.ends(e.weight, hash) {
 		e.end()
 	}
 	return nil
@@ -143,6 +148,7 @@ type moduleReader struct {
 	tag  byte
 	cut  cutter
 	open bool // the last chunk did not end by a hash
+	need needs
 
 	proxy *route.Proxy
 
@@ -182,7 +188,7 @@ func (d *moduleReader) chunk(s string) error {
 		if ended {
 			return corrupt("at byte %d: the chunk should have ended", d.off)
 		}
-		hash := d.record()
+		d.record()
 		if d.err != nil {
 			return d.err
 		}
@@ -195,19 +201,19 @@ func (d *moduleReader) chunk(s string) error {
 		if d.cut.before(d.weight) || d.weight > maxChunk {
 			return corrupt("at byte %d: the chunk should have ended earlier", d.off)
 		}
-		ended = d.cut.after(d.weight, hash)
+		ended = d.cut.after(d.weight) && d.cut.ends(d.weight, d.hash())
 	}
 	d.open = !ended
 	return nil
 }
 
-// record reads one record and returns what the cutter wants to know.
-func (d *moduleReader) record() uint64 {
+// record reads one record.
+func (d *moduleReader) record() {
 	d.weight = 0
 	tag := d.byte()
 	if tag < d.tag {
 		d.fail("record of kind %d after one of kind %d", tag, d.tag)
-		return 0
+		return
 	}
 	d.tag = tag
 	m := d.m
@@ -216,29 +222,38 @@ func (d *moduleReader) record() uint64 {
 		m.Upstreams = append(m.Upstreams, route.Upstream{})
 		u := &m.Upstreams[len(m.Upstreams)-1]
 		d.upstream(u)
-		return xxhash.Sum64String(u.Name)
 	case tagMiddleware:
 		m.Middlewares = append(m.Middlewares, route.NamedMiddleware{})
 		mw := &m.Middlewares[len(m.Middlewares)-1]
 		d.middleware(mw)
-		return xxhash.Sum64String(mw.Name)
 	case tagRoute:
 		if len(m.Routes) == cap(m.Routes) {
 			d.fail("more routes than the manifest says")
-			return 0
+			return
 		}
 		m.Routes = m.Routes[:len(m.Routes)+1]
-		rt := &m.Routes[len(m.Routes)-1]
-		d.route(rt)
-		return hashRoute(rt)
+		d.route(&m.Routes[len(m.Routes)-1])
 	case tagTest:
 		m.Tests = append(m.Tests, route.Test{})
 		t := &m.Tests[len(m.Tests)-1]
 		d.test(t)
-		return hashTest(t)
 	default:
 		d.fail("records of kind %d are not known to this build", tag)
-		return 0
+	}
+}
+
+// hash is what the cutter wants to know of the last record.
+func (d *moduleReader) hash() uint64 {
+	m := d.m
+	switch d.tag {
+	case tagUpstream:
+		return xxhash.Sum64String(m.Upstreams[len(m.Upstreams)-1].Name)
+	case tagMiddleware:
+		return xxhash.Sum64String(m.Middlewares[len(m.Middlewares)-1].Name)
+	case tagRoute:
+		return hashRoute(&m.Routes[len(m.Routes)-1])
+	default:
+		return hashTest(&m.Tests[len(m.Tests)-1])
 	}
 }
 

@@ -50,7 +50,12 @@ func (u unpacker) unpack(packed, dst []byte) ([]byte, error) {
 func UnpackManifest(packed []byte) ([]byte, error) {
 	u := newUnpacker()
 	defer u.dec.Close()
-	b, err := u.unpack(packed, make([]byte, 0, MaxManifestBytes))
+	size := uint64(MaxManifestBytes)
+	var h zstd.Header
+	if h.Decode(packed) == nil && h.HasFCS {
+		size = min(size, h.FrameContentSize)
+	}
+	b, err := u.unpack(packed, make([]byte, 0, size))
 	if err != nil {
 		return nil, fmt.Errorf("unpack manifest: %w", err)
 	}

@@ -72,6 +72,7 @@ func (d *moduleReader) upstream(u *route.Upstream) {
 	u.Targets = make([]route.Target, r.count(2))
 	for i := range u.Targets {
 		u.Targets[i] = route.Target{URL: r.string(), Weight: r.word()}
+		d.need.target(u.Targets[i].URL)
 	}
 	if len(u.Targets) == 0 {
 		u.Targets = nil
@@ -105,6 +106,7 @@ func (w *writer) middleware(m *route.NamedMiddleware) {
 
 func (d *moduleReader) middleware(m *route.NamedMiddleware) {
 	*m = route.NamedMiddleware{Name: d.string(), Kind: d.symbol(), Config: d.symbol()}
+	d.need.kind(m.Kind)
 }
 
 func routeFields(rt *route.Route) uint64 {
@@ -233,11 +235,14 @@ func (d *moduleReader) route(rt *route.Route) {
 	if fields&hasMethods != 0 {
 		rt.Methods = d.symbolList()
 	}
+	d.need.fields |= fields
 	if fields&hasPath != 0 {
 		rt.Path = r.string()
+		d.need.pattern(rt.Path)
 	}
 	if fields&hasPrefix != 0 {
 		rt.Prefix = r.string()
+		d.need.pattern(rt.Prefix)
 	}
 	if fields&hasHeaders != 0 {
 		rt.Headers = d.conditions()
@@ -258,6 +263,7 @@ func (d *moduleReader) route(rt *route.Route) {
 		rt.Middlewares = d.links.take(r.count(3))
 		for i := range rt.Middlewares {
 			rt.Middlewares[i] = route.Middleware{Use: r.symbol(), Kind: r.symbol(), Config: r.symbol()}
+			d.need.kind(rt.Middlewares[i].Kind)
 		}
 	}
 	d.action(fields, &rt.Action)
@@ -307,6 +313,7 @@ func (d *moduleReader) conditions() []route.Condition {
 		if c.Op < route.OpPresent || c.Op > route.OpRegexp {
 			d.fail("operator %d is not known", c.Op)
 		}
+		d.need.condition(c.Op)
 		list[i] = c
 	}
 	return list

@@ -22,7 +22,8 @@ type Revision struct {
 	Message string            `json:"message"`
 	Time    time.Time         `json:"time"`
 	Modules map[string]Digest `json:"modules"`
-	Routes  int               `json:"routes"` // how many routes the table has
+	Routes  int               `json:"routes"`          // how many routes the table has
+	Needs   []string          `json:"needs,omitempty"` // capabilities that the table needs, sorted
 }
 
 // Ref returns the revision's name and label.

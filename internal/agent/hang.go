@@ -1,0 +1,123 @@
+package agent
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"routerd.dev/internal/engine"
+)
+
+const (
+	// hangAfter is without how many signs of life, looked for once a hangLook, a build
+	// counts as hanging. Looks are counted and not time: a process that was stopped
+	// for a minute has not looked.
+	hangAfter = 10
+	hangLook  = time.Second
+	// mostHung is how many builds may hang in one process before nothing more is
+	// built in it. Each keeps a goroutine, and most often a processor.
+	mostHung = 2
+	// dismissal is how long the end of Run waits for a build that hangs.
+	dismissal = 5 * time.Second
+)
+
+// work is a job for the worker, with what to build on.
+type work struct {
+	job
+	ctx      context.Context
+	cancel   context.CancelFunc
+	previous *engine.Engine
+	tried    <-chan struct{}
+
+	beats   atomic.Int64 // signs of life
+	patient atomic.Bool  // what it does now waits for others, and ends with ctx
+	heard   int64        // beats when last looked
+	silent  int          // looks since the last sign of life
+}
+
+// A worker builds in the background, one job at a time. It is a goroutine that
+// may be given up: what it runs are loops over what somebody published.
+type worker struct {
+	jobs chan *work
+	done chan struct{} // closed when it has ended
+}
+
+// hire makes a worker of whom the loop is the only customer.
+func (p *loop) hire(ctx context.Context) {
+	w := &worker{jobs: make(chan *work), done: make(chan struct{})}
+	p.worker = w
+	go func() {
+		defer close(w.done)
+		p.builds(ctx, w.jobs)
+	}()
+}
+
+// dismiss waits for the worker of the moment to end, for as long as is of use.
+func (p *loop) dismiss() {
+	if p.worker == nil {
+		return
+	}
+	wait := time.NewTimer(dismissal)
+	defer wait.Stop()
+	select {
+	case <-p.worker.done:
+	case <-wait.C:
+		p.log.Error("a build hangs, ending without it")
+	}
+}
+
+// watch looks for signs of life in what is built, and gives up what has none.
+// It returns when to look next; zero for not.
+func (p *loop) watch(ctx context.Context, now time.Time) time.Time {
+	w := p.building
+	if w == nil {
+		return time.Time{}
+	}
+	if now.Before(p.lookAt) {
+		return p.lookAt
+	}
+	p.lookAt = now.Add(hangLook)
+	if n := w.beats.Load(); n != w.heard || w.patient.Load() && w.ctx.Err() == nil {
+		w.heard, w.silent = n, 0
+	} else {
+		w.silent++
+	}
+	if w.silent >= hangAfter {
+		p.giveUp(ctx, w, now)
+	}
+	return p.lookAt
+}
+
+// giveUp goes on without a worker that hangs. Its digest is not built again in
+// this process.
+func (p *loop) giveUp(ctx context.Context, w *work, now time.Time) {
+	w.cancel()
+	p.building, p.worker = nil, nil
+	p.progress.Store(nil)
+	p.hung++
+	why := "building it hangs: no sign of life for " + (hangAfter * hangLook).String()
+	p.core.hangs(w.job, why, now)
+	p.metrics.refused.Add(context.Background(), 1, p.metrics.attrs)
+	p.log.Error("a build hangs and is given up", "revision", w.Number, "digest", w.Digest.Short(), "nonce", w.nonce, "hung", p.hung)
+	if p.hung < mostHung {
+		p.hire(ctx)
+		return
+	}
+	p.log.Error("builds hang in this process, so it builds no more: restart it", "hung", p.hung)
+}
+
+// giveBack refuses what nobody is there to build.
+func (p *loop) giveBack(wanted []job, now time.Time) []job {
+	for _, j := range wanted {
+		p.core.refused(j, "builds hang in this process: restart it", true, now)
+		p.again = true // what is said of readiness is another now
+	}
+	return nil
+}
+
+// stage notes what the worker does, unless it was given up.
+func (w *work) stage(p *loop, stage string) {
+	w.beats.Add(1)
+	w.patient.Store(stage == StageFetching)
+	p.stage(w.job, stage)
+}

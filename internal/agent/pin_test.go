@@ -1,0 +1,381 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"routerd.dev/internal/rollout"
+	"routerd.dev/internal/version"
+)
+
+func (m *member) pin(to string) PinResult {
+	m.t.Helper()
+	r, err := m.Pin(m.t.Context(), to, "op", "it hurts")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return r
+}
+
+// ofThree is a fleet with a state directory that served 1, then 2 (holding 1), then 3
+// (holding 2): 1 is on disk only.
+func ofThree(t *testing.T, e *etcd) (*fleet, Options, [3]version.Ref) {
+	t.Helper()
+	f := initFleet(t, e)
+	refs := [3]version.Ref{f.publish(table("one")), f.publish(table("two")), f.publish(table("three"))}
+	o := f.options("a")
+	o.StateDir = t.TempDir()
+	return f, o, refs
+}
+
+func (f *fleet) commitThree(m *member, refs [3]version.Ref) {
+	f.t.Helper()
+	f.commit(1, "n1", refs[0])
+	m.awaitEpoch(1)
+	f.commit(2, "n2", refs[1], refs[0])
+	m.awaitEpoch(2)
+	f.commit(3, "n3", refs[2], refs[1])
+	m.await("holding two", func(s Status) bool { return s.Serving.Epoch == 3 && len(s.Holds) == 2 })
+	f.awaitReady("a", "n3")
+}
+
+func TestPinServesWhateverIsCommitted(t *testing.T) {
+	f, o, refs := ofThree(t, shared)
+	m := f.start(o)
+	f.commitThree(m, refs)
+
+	r := m.pin("2")
+	if s := r.Status; m.body() != "two" || r.Warning != "" || s.Serving.Epoch != 3 || s.Serving.Revision != 2 || s.Pinned != refs[1].Digest || s.Pin.By != "op" || s.Pin.Why != "it hurts" {
+		t.Fatalf("serves %q after %+v", m.body(), r)
+	}
+	if r := m.Ready(); !r.Ready || r.Epoch != 3 || r.Pinned == nil || hasPrefix(r.Why, "PINNED") != "" {
+		t.Errorf("readiness %+v", r)
+	}
+	f.awaitReady("a", "n3")
+	eventually(t, func() string {
+		if r := f.report("a"); r.Pinned != refs[1].Digest || r.Serving.Revision != 2 || r.Serving.Epoch != 3 {
+			return fmt.Sprintf("report %+v", r)
+		}
+		return ""
+	})
+	// It prepares, is ready and follows the epochs; the revision stays.
+	four := f.publish(table("four"))
+	f.prepare("n4", "", four, refs[2])
+	f.awaitReady("a", "n4")
+	f.commit(4, "n4", four, refs[2])
+	f.delete("prepare/g")
+	if s := m.awaitEpoch(4); m.body() != "two" || s.Serving.Revision != 2 || s.Pinned != refs[1].Digest {
+		t.Errorf("epoch 4 is served by %q: %+v", m.body(), s)
+	}
+	f.awaitReady("a", "n4")
+	for _, s := range m.swapped[len(m.swapped)-2:] {
+		if len(s.Held) > 0 {
+			t.Errorf("epoch %d: while it is pinned, tokens must not have others served: %d", s.Epoch, len(s.Held))
+		}
+	}
+	res, err := m.Unpin(t.Context())
+	if s := res.Status; err != nil || m.body() != "four" || s.Serving.Epoch != 4 || !s.Pinned.IsZero() || s.Pin != nil {
+		t.Errorf("unpinned (%v) it serves %q: %+v", err, m.body(), s)
+	}
+	if got := m.epochs(); !slices.Equal(got, []int64{1, 2, 3, 3, 4, 4}) {
+		t.Errorf("epochs %v", got)
+	}
+	eventually(t, func() string {
+		if r := f.report("a"); !r.Pinned.IsZero() {
+			return fmt.Sprintf("report %+v", r)
+		}
+		return ""
+	})
+	if _, err := m.Unpin(t.Context()); err != nil {
+		t.Errorf("unpinned again: %v", err)
+	}
+}
+
+// TestPinWithoutEtcd: pinned to what is on disk only, started again, unpinned:
+// all while etcd is down.
+func TestPinWithoutEtcd(t *testing.T) {
+	e := ownEtcd(t)
+	f, o, refs := ofThree(t, e)
+	m := f.start(o)
+	f.commitThree(m, refs)
+	eventually(t, func() string {
+		if found, _ := filepath.Glob(filepath.Join(o.StateDir, "*", "g", "good-*3")); len(found) != 1 {
+			return "epoch 3 is not on disk"
+		}
+		return ""
+	})
+	e.stop()
+	m.pin(refs[0].Digest.String()[:12])
+	if s := m.Status(); m.body() != "one" || s.Serving.Epoch != 3 {
+		t.Fatalf("serves %q: %+v", m.body(), s)
+	}
+	m.stop()
+	m = f.start(o)
+	s := m.awaitEpoch(3)
+	if r := m.Ready(); m.body() != "one" || s.Pinned != refs[0].Digest || s.Serving.Source != SourceDisk || !r.Ready || r.Pinned == nil {
+		t.Fatalf("after a restart it serves %q: %+v", m.body(), s)
+	}
+	m.await("holding three", func(s Status) bool { return holdsAll(s, refs[2]) })
+	if _, err := m.Unpin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if m.body() != "three" {
+		t.Errorf("unpinned it serves %q", m.body())
+	}
+	m.stop()
+	m = f.start(o)
+	if s := m.awaitEpoch(3); m.body() != "three" || s.Pin != nil {
+		t.Errorf("unpinned and started again it serves %q", m.body())
+	}
+}
+
+func TestPinSurvivesWithEtcd(t *testing.T) {
+	f, o, refs := ofThree(t, shared)
+	m := f.start(o)
+	f.commitThree(m, refs)
+	m.pin("1")
+	m.stop()
+	m = f.start(o)
+	if s := m.awaitEpoch(3); m.body() != "one" || s.Pinned != refs[0].Digest {
+		t.Errorf("after a restart it serves %q: %+v", m.body(), s)
+	}
+	f.awaitReady("a", "n3")
+	for _, s := range m.swapped {
+		if s.Stable.Ref() != refs[0] {
+			t.Errorf("before the pin it served %v", s.Stable.Ref())
+		}
+	}
+}
+
+func TestPinNamesWhatThereIs(t *testing.T) {
+	f, o, refs := ofThree(t, shared)
+	m := f.start(o)
+	f.commitThree(m, refs)
+	for _, to := range []string{"9", "", "f", "zzzz", refs[0].Digest.String()[:3], "-1"} {
+		_, err := m.Pin(t.Context(), to, "", "")
+		if !errors.Is(err, ErrNotHeld) || !strings.Contains(err.Error(), "1 ("+refs[0].Digest.Short()+"), 2 ("+refs[1].Digest.Short()+"), 3 (") {
+			t.Errorf("%q: %v", to, err)
+		}
+	}
+	if s := m.Status(); m.body() != "three" || s.Pin != nil {
+		t.Errorf("it serves %q: %+v", m.body(), s)
+	}
+	if _, err := pickRef([]version.Ref{{Number: 1, Digest: refs[0].Digest}, {Number: 2, Digest: refs[0].Digest}}, refs[0].Digest.String()[:8]); err == nil || errors.Is(err, ErrNotHeld) {
+		t.Errorf("two that begin alike: %v", err)
+	}
+}
+
+// TestPinToWhatCannotBeHeld changes nothing: neither now nor after a restart.
+func TestPinToWhatCannotBeHeld(t *testing.T) {
+	f, o, refs := ofThree(t, shared)
+	etcd := &noChunks{}
+	f.slow = func(s Snapshots) Snapshots { etcd.Snapshots = s; return etcd }
+	m := f.start(o)
+	f.commitThree(m, refs)
+	// Its chunk goes, from etcd and from disk.
+	etcd.lost.Store(true)
+	raw, err := version.UnpackManifest([]byte(f.get("manifests/" + refs[0].Digest.String())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	man, err := version.ParseManifest(refs[0].Digest, raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file []string
+	eventually(t, func() string {
+		file, _ = filepath.Glob(filepath.Join(o.StateDir, "*", "g", dirChunks, man.Modules[0].Chunks[0].Digest.String()))
+		if len(file) != 1 {
+			return "its chunk is not on disk"
+		}
+		return ""
+	})
+	m.stop()
+	if err := os.Remove(file[0]); err != nil {
+		t.Fatal(err)
+	}
+	m = f.start(o)
+	m.awaitEpoch(3)
+	if _, err := m.Pin(t.Context(), "1", "", ""); err == nil {
+		t.Fatal("pinned to what is nowhere")
+	}
+	if s := m.Status(); m.body() != "three" || s.Pin != nil || holdsAll(s, refs[0]) {
+		t.Errorf("it serves %q: %+v", m.body(), s)
+	}
+	if found, _ := filepath.Glob(filepath.Join(o.StateDir, dirPins, "*")); len(found) > 0 {
+		t.Errorf("the disk remembers %v", found)
+	}
+	m.pin("2") // and others can be pinned still
+}
+
+// TestPinIsGivenUpInTime: the one who asks does not wait for ever, and what was not held
+// in time is not pinned later.
+func TestPinIsGivenUpInTime(t *testing.T) {
+	now := time.Now()
+	c := newCore("me", "g")
+	a := &Agent{orders: make(chan func(*loop)), over: make(chan struct{})}
+	p := &loop{Agent: a, core: c}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	done := make(chan error)
+	go func() { done <- a.hold(ctx, ref(5)) }()
+	for {
+		select {
+		case f := <-a.orders:
+			f(p)
+			p.held()
+			continue
+		case err := <-done:
+			if !errors.Is(err, context.DeadlineExceeded) || c.pinning != nil {
+				t.Fatalf("%v, still wanted: %v", err, c.pinning)
+			}
+		}
+		break
+	}
+	if p := c.plan(now); len(p.build) > 0 {
+		t.Errorf("builds %+v", p.build)
+	}
+}
+
+func TestPinThatTheDiskDoesNotRemember(t *testing.T) {
+	f, o, refs := ofThree(t, shared)
+	m := f.start(o)
+	f.commitThree(m, refs)
+	if err := os.WriteFile(filepath.Join(o.StateDir, dirPins), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := m.pin("2"); m.body() != "two" || !strings.Contains(r.Warning, "a restart would not know") {
+		t.Errorf("serves %q, warning %q", m.body(), r.Warning)
+	}
+}
+
+func TestPinnedButNotToBeHad(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c := newCore("me", "g")
+	c.admitted = true
+	c.pin = &Pin{Ref: ref(2)}
+	c.saw(record{at: 1, fleet: "f", assignment: first()}, now)
+	p := c.plan(now)
+	if len(p.build) != 2 || p.build[0].Ref != ref(2) || p.swap != nil {
+		t.Fatalf("%+v", p)
+	}
+	c.built(ref(1).Digest)
+	if p := c.plan(now); p.swap != nil {
+		t.Fatalf("served before it was known whether the pin can be: %+v", p.swap.choice)
+	}
+	c.refused(job{Ref: ref(2)}, "gone", true, now)
+	if p = c.plan(now); p.swap == nil || p.swap.pinned || p.swap.stable != ref(1) {
+		t.Fatalf("what is assigned has to be served: %+v", p.swap)
+	}
+	c.switched(p.swap, now)
+	if p = c.plan(now.Add(time.Minute)); len(p.build) != 1 || p.build[0].Ref != ref(2) {
+		t.Fatalf("not tried again: %+v", p.build)
+	}
+	c.built(ref(2).Digest)
+	if p = c.plan(now); p.swap == nil || !p.swap.pinned || p.swap.Epoch != 1 || p.swap.stable != ref(2) {
+		t.Fatalf("it is held: %+v", p.swap)
+	}
+	c.quarantined[ref(2).Digest] = true
+	if c.obeysPin() {
+		t.Error("a quarantined digest is served")
+	}
+}
+
+// TestUnpinnedToWhatIsNotHeld: started from disk, pinned, it holds only the
+// pin; unpinned it serves that on until it holds what is assigned.
+func TestUnpinnedToWhatIsNotHeld(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c := newCore("me", "g")
+	c.remember(memory{Fleet: "f", Good: []rollout.Assignment{*first()}, Served: 1}, nil)
+	c.pin = &Pin{Ref: ref(2)}
+	c.outOfReach(false)
+	c.built(ref(2).Digest)
+	c.switched(c.plan(now).swap, now)
+	if !c.serving.pinned || c.serving.source != SourceDisk {
+		t.Fatalf("%+v", c.serving)
+	}
+	c.pin = nil
+	p := c.plan(now)
+	if p.swap != nil || len(p.build) != 1 || p.build[0].Ref != ref(1) || !p.keep[ref(2).Digest] {
+		t.Fatalf("swap %+v, build %+v", p.swap, p.build)
+	}
+	c.built(ref(1).Digest)
+	if p := c.plan(now); p.swap == nil || p.swap.pinned || p.swap.stable != ref(1) || p.swap.Epoch != 1 {
+		t.Fatalf("%+v", p.swap)
+	}
+}
+
+func TestPinIsSaidAgainAndAgain(t *testing.T) {
+	inBubble(t, func(p *loop, see func(record), sw *swaps) {
+		said := &counting{}
+		p.tell(context.Background(), func() { p.log = slog.New(said) })
+		if err := p.do(context.Background(), func(l *loop) { l.pinned(&Pin{Ref: ref(1)}) }); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5*time.Minute + time.Second)
+		said.mu.Lock()
+		defer said.mu.Unlock()
+		if said.errors != 7 { // the switch, at once and each minute
+			t.Errorf("said %d times", said.errors)
+		}
+		if len(sw.epochs) != 2 || sw.epochs[1] != 1 {
+			t.Errorf("epochs %v", sw.epochs)
+		}
+	})
+}
+
+func TestPinFile(t *testing.T) {
+	dir := t.TempDir()
+	if p, err := loadPin(dir, "g"); p != nil || err != nil {
+		t.Errorf("nothing: %v %v", p, err)
+	}
+	want := &Pin{Ref: ref(3), By: "op", Why: "why", Since: time.Unix(5, 0).UTC()}
+	if err := savePin(dir, "g", want); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := loadPin(dir, "g"); err != nil || *p != *want {
+		t.Errorf("%+v %v", p, err)
+	}
+	if p, err := loadPin(dir, "other"); p != nil || err != nil {
+		t.Errorf("another group's: %+v %v", p, err)
+	}
+	b, err := os.ReadFile(pinFile(dir, "g"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-3] ^= 1
+	if err := os.WriteFile(pinFile(dir, "g"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := loadPin(dir, "g"); p != nil || err == nil {
+		t.Errorf("damaged: %+v %v", p, err)
+	}
+	if err := errors.Join(savePin(dir, "g", nil), savePin(dir, "g", nil)); err != nil {
+		t.Errorf("unpinned, twice: %v", err)
+	}
+	if p, err := loadPin(dir, "g"); p != nil || err != nil {
+		t.Errorf("unpinned: %+v %v", p, err)
+	}
+}
+
+// noChunks is an etcd whose chunks can be lost.
+type noChunks struct {
+	Snapshots
+	lost atomic.Bool
+}
+
+func (s *noChunks) Chunk(ctx context.Context, d version.Digest) ([]byte, error) {
+	if s.lost.Load() {
+		return nil, errors.New("no such chunk")
+	}
+	return s.Snapshots.Chunk(ctx, d)
+}
