@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,7 +21,6 @@ var bin harness.Binaries
 
 var (
 	changes = flag.Int("changes", 30, "publishes and rollbacks in a row; make soak takes 200")
-	strikes = flag.Int("strikes", 6, "processes killed during publishes; make soak takes 30")
 	built   = flag.String("bin", "", "folder with routerd, routectl and etcd; empty to build them")
 	seed    = flag.Uint64("seed", 0, "of the random choices; 0 for a new one, which is printed")
 )
@@ -30,21 +31,36 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	// No container is started to clean up: every test removes what it made.
 	if err := os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if *built != "" {
-		bin = harness.In(*built)
-		return m.Run()
-	}
 	dir, err := os.MkdirTemp("", "routerd-integration")
+	if err == nil {
+		err = os.Setenv("TMPDIR", dir) // so that all of it can be removed at once
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	go func() {
+		<-interrupted
+		signal.Stop(interrupted) // a second one ends it at once
+		fmt.Fprintln(os.Stderr, "interrupted: removing containers, networks and images")
+		if err := harness.Sweep(composeProject()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		_ = os.RemoveAll(dir) // processes that run still may write to it; they end with this one
+		os.Exit(130)
+	}()
+	if *built != "" {
+		bin = harness.In(*built)
+		return m.Run()
+	}
 	if bin, err = harness.Build(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

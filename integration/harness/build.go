@@ -23,22 +23,32 @@ func In(dir string) Binaries {
 // Build builds routerd, routectl and a real etcd from the module's own
 // dependencies into dir.
 func Build(dir string) (Binaries, error) {
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return Binaries{}, fmt.Errorf("find the project's root: %w", err)
-	}
 	b := In(dir)
 	for pkg, out := range map[string]string{
 		"./cmd/routerd": b.RouterdPath, "./cmd/routectl": b.RoutectlPath, "go.etcd.io/etcd/server/v3": b.EtcdPath,
 	} {
-		cmd := exec.Command("go", "build", "-tags", "nomsgpack", "-o", out, pkg)
-		cmd.Dir = strings.TrimSpace(string(root))
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if said, err := cmd.CombinedOutput(); err != nil {
-			return Binaries{}, fmt.Errorf("go build %s: %w\n%s", pkg, err, said)
+		if err := build(pkg, out, "nomsgpack"); err != nil {
+			return b, err
 		}
 	}
 	return b, nil
+}
+
+// BuildRouterd builds another routerd, with one more build tag.
+func BuildRouterd(out, tag string) error { return build("./cmd/routerd", out, "nomsgpack,"+tag) }
+
+func build(pkg, out, tags string, flags ...string) error {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return fmt.Errorf("find the project's root: %w", err)
+	}
+	cmd := exec.Command("go", append(append([]string{"build", "-tags", tags, "-o", out}, flags...), pkg)...)
+	cmd.Dir = strings.TrimSpace(string(root))
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s: %w\n%s", pkg, err, said)
+	}
+	return nil
 }
 
 // Routectl runs routectl and returns its standard output; the error holds

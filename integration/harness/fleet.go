@@ -6,14 +6,17 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"routerd.dev/integration/history"
 	"routerd.dev/internal/agent"
 	"routerd.dev/internal/rollout"
 	"routerd.dev/internal/version"
@@ -25,6 +28,7 @@ type Instance struct {
 	Instance, Group string
 	HTTP, Admin     string // addresses
 	StateDir        string
+	Output          func() string // all it wrote, of one that runs on a Ground; its Process is nil
 
 	mu   sync.Mutex
 	down []window // when the test had it killed
@@ -39,6 +43,7 @@ type Fleet struct {
 	Bin       Binaries
 	Endpoints []string
 	Instances []*Instance
+	CtlArgs   []string // flags of every routectl: who it is towards etcd
 }
 
 // FleetOptions say which instances a fleet has.
@@ -46,6 +51,9 @@ type FleetOptions struct {
 	Groups      []string // one instance each
 	Controllers int      // how many of them, from the first, stand for election
 	Args        []string // further flags of each
+
+	// Via gives the endpoints of the n-th instance, when they are not the fleet's.
+	Via func(n int) []string
 }
 
 // StartFleet starts the instances. Nothing is published yet, so they need not
@@ -57,9 +65,13 @@ func StartFleet(t *testing.T, b Binaries, endpoints []string, o FleetOptions) *F
 	for n, group := range o.Groups {
 		name := fmt.Sprintf("%s-%d", group, n)
 		i := &Instance{Instance: name, Group: group, HTTP: FreeAddr(t), Admin: FreeAddr(t), StateDir: filepath.Join(dir, name)}
+		to := endpoints
+		if o.Via != nil {
+			to = o.Via(n)
+		}
 		args := []string{
 			"serve", "--group", group, "--instance", name, "--http", i.HTTP, "--admin", i.Admin, "--admin-pprof",
-			"--state-dir", i.StateDir, "--endpoints", strings.Join(endpoints, ","), "--response-headers",
+			"--state-dir", i.StateDir, "--endpoints", strings.Join(to, ","), "--response-headers",
 			"--log-format", "json", "--log-level", "debug",
 		}
 		if n < o.Controllers {
@@ -174,24 +186,21 @@ func (i *Instance) Vitals() (Vitals, error) {
 	return v, err
 }
 
-// A Line is what tests read of a log line.
-type Line struct {
-	Time  time.Time
-	Msg   string
-	Level string
-	Nonce string
-	Epoch int64
-}
-
 // Lines reads what the instance logged so far, in its own order.
-func (i *Instance) Lines() ([]Line, error) {
-	b, err := os.ReadFile(i.Log)
-	if err != nil {
-		return nil, fmt.Errorf("read the log of %s: %w", i.Instance, err)
+func (i *Instance) Lines() ([]history.Line, error) {
+	var said string
+	if i.Output != nil {
+		said = i.Output()
+	} else {
+		b, err := os.ReadFile(i.Log)
+		if err != nil {
+			return nil, fmt.Errorf("read the log of %s: %w", i.Instance, err)
+		}
+		said = string(b)
 	}
-	var out []Line
-	for s := range strings.Lines(string(b)) {
-		var l Line
+	var out []history.Line
+	for s := range strings.Lines(said) {
+		var l history.Line
 		if json.Unmarshal([]byte(s), &l) == nil {
 			out = append(out, l)
 		}
@@ -201,7 +210,7 @@ func (i *Instance) Lines() ([]Line, error) {
 
 // Routectl runs routectl against the fleet's etcd.
 func (f *Fleet) Routectl(stdin string, args ...string) (string, error) {
-	return f.Bin.Routectl(f.Endpoints, stdin, args...)
+	return f.Bin.Routectl(f.Endpoints, stdin, slices.Concat(f.CtlArgs, args)...)
 }
 
 // A FleetStatus is what tests read of `routectl status -o json`.
@@ -277,4 +286,11 @@ func get(url string) ([]byte, error) {
 		return b, fmt.Errorf("%s: %s: %s", url, resp.Status, strings.TrimSpace(string(b)))
 	}
 	return b, nil
+}
+
+// Ctl runs `routerd ctl` against the instance's own socket.
+func Ctl(b Binaries, i *Instance, args ...string) (string, error) {
+	cmd := exec.Command(b.RouterdPath, append([]string{"ctl", "--state-dir", i.StateDir}, args...)...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }

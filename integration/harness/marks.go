@@ -61,9 +61,6 @@ type answer struct {
 
 // A Judge looks at every answer of a fleet to the requests of Marked.
 type Judge struct {
-	// OwnOnly asks only for what routerd answers itself, where no upstream is.
-	OwnOnly bool
-
 	mu    sync.Mutex
 	seen  map[answer]int
 	marks map[int64]int // of each revision published
@@ -86,7 +83,7 @@ func (j *Judge) Load(i *Instance, rate int) Load {
 	var floor atomic.Int64
 	return Load{Rate: rate, Excused: i.Excused, New: func(n int) (*http.Request, func(*http.Response, []byte) error) {
 		path := "/own"
-		if n%2 == 0 && !j.OwnOnly {
+		if n%2 == 0 {
 			path = fmt.Sprintf("/echo/%d", n)
 		}
 		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+i.HTTP+path, nil)

@@ -21,7 +21,7 @@ type Process struct {
 	Name string
 	Log  string // file with everything it wrote
 
-	t    *testing.T
+	t    testing.TB
 	path string
 	args []string
 	env  []string
@@ -33,7 +33,7 @@ type Process struct {
 }
 
 // Start runs a program and ends it with the test.
-func Start(t *testing.T, name, dir, path string, env []string, args ...string) *Process {
+func Start(t testing.TB, name, dir, path string, env []string, args ...string) *Process {
 	t.Helper()
 	p := &Process{Name: name, Log: filepath.Join(dir, name+".log"), t: t, path: path, args: args, env: env}
 	p.Start()
@@ -44,11 +44,17 @@ func Start(t *testing.T, name, dir, path string, env []string, args ...string) *
 // Start starts the program again after Kill or Term.
 func (p *Process) Start() {
 	p.t.Helper()
+	if err := p.launch(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *Process) launch() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		p.t.Fatalf("open the log of %s: %v", p.Name, err)
+		return fmt.Errorf("open the log of %s: %w", p.Name, err)
 	}
 	defer out.Close()
 	cmd := exec.Command(p.path, p.args...)
@@ -56,7 +62,7 @@ func (p *Process) Start() {
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = notOrphaned()
 	if err := cmd.Start(); err != nil {
-		p.t.Fatalf("start %s: %v", p.Name, err)
+		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
 	done := make(chan struct{})
 	go func() {
@@ -64,6 +70,7 @@ func (p *Process) Start() {
 		p.err = cmd.Wait()
 	}()
 	p.cmd, p.done = cmd, done
+	return nil
 }
 
 // Pid is the process's id.
@@ -117,7 +124,7 @@ func (p *Process) Tail(lines int) string {
 // FreeAddr returns a loopback address that nobody listens on at this moment.
 // Its port is below those the kernel gives to outgoing connections: otherwise one
 // of the load's own could take it while its process is down.
-func FreeAddr(t *testing.T) string {
+func FreeAddr(t testing.TB) string {
 	t.Helper()
 	var err error
 	for range 100 {
@@ -134,7 +141,7 @@ func FreeAddr(t *testing.T) string {
 
 // Until waits for a condition and fails the test with its last complaint when
 // it does not hold in time.
-func Until(t *testing.T, within time.Duration, what string, cond func() error) {
+func Until(t testing.TB, within time.Duration, what string, cond func() error) {
 	t.Helper()
 	deadline := time.Now().Add(within)
 	tick := time.NewTicker(20 * time.Millisecond)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
@@ -23,7 +24,13 @@ type Upstream struct {
 //	/slow    answers after the time in ?for=
 //	/events  a stream of server-sent events, one each 50 ms, without end
 //	/ws      an upgrade, and then an echo of lines
-func StartUpstream(t *testing.T) *Upstream {
+func StartUpstream(t testing.TB) *Upstream {
+	t.Helper()
+	return StartUpstreamAt(t, "127.0.0.1")
+}
+
+// StartUpstreamAt is StartUpstream on another of the machine's addresses.
+func StartUpstreamAt(t testing.TB, host string) *Upstream {
 	t.Helper()
 	u := &Upstream{}
 	mux := http.NewServeMux()
@@ -59,7 +66,12 @@ func StartUpstream(t *testing.T) *Upstream {
 		}
 	})
 	mux.HandleFunc("/ws", echoLines)
-	u.Server = httptest.NewServer(mux)
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		t.Fatalf("start an upstream: %v", err)
+	}
+	u.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: mux}}
+	u.Start()
 	t.Cleanup(func() {
 		u.CloseClientConnections()
 		u.Close()
