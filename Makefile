@@ -30,17 +30,41 @@ quick: ## the tests without the race detector, under two minutes
 bench: ## the benchmarks of speed, as ratios in one run
 	$(GO) run -tags $(TAGS) ./internal/bench
 
+.PHONY: prove
+prove: ## every interleaving of a small fleet's rollouts, and 1,000 analyses of equal candidates, in full
+	$(GO) test -tags $(TAGS) -timeout 15m -count=1 -v ./internal/simulate ./internal/analysis
+
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (default 20s)
 	@GO="$(GO)" ./scripts/fuzz "$${FUZZTIME:-20s}"
 
 .PHONY: integration
-integration: ## the tests that need processes and Docker: fleets, etcd clusters, faults
-	$(GO) test -tags "$(TAGS) integration" -timeout 20m -count=1 ./integration/...
+integration: ## fleets under faults, in containers: the scenarios' short form, and what needs processes
+	@mkdir -p dist
+	$(GO) test -tags "$(TAGS) integration" -timeout 5m -count=1 ./integration/harness ./integration/history
+	$(GO) test -tags "$(TAGS) integration" -timeout 20m -count=1 -v ./integration -short-form -report $(CURDIR)/dist/integration.json
 
 .PHONY: soak
-soak: ## 200 publishes and rollbacks under load, 30 processes killed at random moments
-	$(GO) test -tags "$(TAGS) integration" -timeout 30m -count=1 -v -run 'TestI9_|TestI5_|TestConverges' ./integration -changes 200 -strikes 30
+soak: ## a million requests and 300 faults in random order, over an hour; SEED=n repeats the choices
+	@mkdir -p dist
+	$(GO) test -tags "$(TAGS) integration" -timeout 8h -count=1 -v -run '^TestScenarios$$' ./integration -faults 300 -requests 1000000 -rate 250 -seed $(or $(SEED),0) -report $(CURDIR)/dist/soak.json
+	$(GO) test -tags "$(TAGS) integration" -timeout 30m -count=1 -v -run '^TestI9_' ./integration -changes 200
+
+.PHONY: scale
+scale: ## what one etcd carries: fleets of 50 to 2,000 simulated instances; writes docs/scale
+	$(GO) run -tags $(TAGS) ./internal/scale -dir docs
+
+.PHONY: image
+image: ## build the Docker images routerd and routerd-etcd, from nothing but our binaries
+	@GO="$(GO)" ./deploy/image
+
+.PHONY: up
+up: ## start docker-compose.yml's fleet and wait until it is well; it builds the images if there are none
+	@./deploy/up
+
+.PHONY: down
+down: ## remove that fleet: containers, networks, volumes
+	@./deploy/down
 
 .PHONY: lint
 lint: ## gofumpt, vet, staticcheck, dead code
