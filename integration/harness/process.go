@@ -121,14 +121,27 @@ func (p *Process) Tail(lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// FreeAddr returns a loopback address that nobody listens on at this moment.
-// Its port is below those the kernel gives to outgoing connections: otherwise one
-// of the load's own could take it while its process is down.
+// The ports that FreeAddr gives are below those that the kernel gives to outgoing
+// connections: otherwise one of the load's own could take one while its process is down.
+const firstPort, ports = 12000, 20000
+
+// nextPort is the one that FreeAddr tries next, counted from firstPort. The first is
+// chosen at random, for test runs beside each other.
+var nextPort = struct {
+	sync.Mutex
+	n int
+}{n: rand.IntN(ports)}
+
+// FreeAddr returns a loopback address that nobody listens on at this moment, and
+// that it gave to nobody else: who was given one may start to listen much later.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
+	nextPort.Lock()
+	defer nextPort.Unlock()
 	var err error
 	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000))
+		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+nextPort.n)
+		nextPort.n = (nextPort.n + 1) % ports
 		var l net.Listener
 		if l, err = net.Listen("tcp", addr); err == nil {
 			l.Close()

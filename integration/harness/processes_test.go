@@ -180,3 +180,15 @@ func TestProcesses(t *testing.T) {
 		t.Errorf("the log of b is %q, want %q", got, want)
 	}
 }
+
+// A port given twice is one of two nodes that never starts.
+func TestFreeAddrGivesNoneTwice(t *testing.T) {
+	given := map[string]bool{}
+	for range 2000 {
+		addr := FreeAddr(t)
+		if given[addr] {
+			t.Fatalf("%s was given twice", addr)
+		}
+		given[addr] = true
+	}
+}

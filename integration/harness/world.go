@@ -229,9 +229,14 @@ func (w *World) tell(t testing.TB) {
 		return
 	}
 	for _, name := range w.nodes() {
-		lines := strings.Split(strings.TrimSpace(w.Log(name)), "\n")
-		t.Logf("the end of %s's log:\n%s", name, strings.Join(lines[max(0, len(lines)-25):], "\n"))
+		t.Logf("the end of %s's log:\n%s", name, w.lastWords(name, 25))
 	}
+}
+
+// lastWords are the last lines of a node's log.
+func (w *World) lastWords(name string, lines int) string {
+	all := strings.Split(strings.TrimSpace(w.Log(name)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
 // Publish publishes the next mark; the revision's message is the mark.
@@ -443,10 +448,18 @@ func (w *World) UntilFrozen(t testing.TB, within time.Duration, name, why string
 	})
 }
 
-// UntilJoined waits until every instance is registered.
+// UntilJoined waits until every instance is registered, and fails at once for
+// one whose program has ended.
 func (w *World) UntilJoined(t testing.TB, within time.Duration) {
 	t.Helper()
 	for _, i := range w.Instances {
+		Until(t, within, i.Instance+" tells its status", func() error {
+			_, err := i.Status()
+			if err != nil && !w.Running(i.Instance) {
+				t.Fatalf("%s has ended: %s", i.Instance, w.lastWords(i.Instance, 3))
+			}
+			return err
+		})
 		w.UntilStatus(t, within, i.Instance, "has joined", func(st agent.Status) error {
 			if !st.Joined {
 				return fmt.Errorf("etcd: %+v", st.Etcd)
