@@ -128,6 +128,7 @@ func (f *Fleet) noteOfProcess(p *process) *note {
 	n.value(reflect.ValueOf(p.serving))
 	n.value(reflect.ValueOf(p.said))
 	n.bytes = binary.AppendUvarint(n.bytes, uint64(p.holds))
+	n.bytes = binary.AppendUvarint(n.bytes, uint64(p.lost))
 	for _, x := range p.failed {
 		n.bytes = binary.AppendUvarint(n.bytes, uint64(x.number))
 		n.value(reflect.ValueOf(x.nonce))

@@ -17,18 +17,18 @@ import (
 // bounds are how often each fault may still happen. A dead process may always
 // start again.
 type bounds struct {
-	Deaths, Joins, Elections, Refusals, Lapses, Aborts, Rollbacks, Absences int8
-	Total                                                                   int8 // of them all; 0 for no bound but theirs
+	Deaths, Joins, Elections, Refusals, Lapses, Aborts, Rollbacks, Absences, Losses int8
+	Total                                                                           int8 // of them all; 0 for no bound but theirs
 }
 
 // covers tells whether whatever may happen within o may happen within b.
 func (b bounds) covers(o bounds) bool {
 	return b.Deaths >= o.Deaths && b.Joins >= o.Joins && b.Elections >= o.Elections && b.Refusals >= o.Refusals &&
-		b.Lapses >= o.Lapses && b.Aborts >= o.Aborts && b.Rollbacks >= o.Rollbacks && b.Absences >= o.Absences && b.Total >= o.Total
+		b.Lapses >= o.Lapses && b.Aborts >= o.Aborts && b.Rollbacks >= o.Rollbacks && b.Absences >= o.Absences && b.Losses >= o.Losses && b.Total >= o.Total
 }
 
 func (b bounds) sum() int {
-	return int(b.Deaths + b.Joins + b.Elections + b.Refusals + b.Lapses + b.Aborts + b.Rollbacks + b.Absences)
+	return int(b.Deaths + b.Joins + b.Elections + b.Refusals + b.Lapses + b.Aborts + b.Rollbacks + b.Absences + b.Losses)
 }
 
 // A scene is what is explored: a fleet, what may befall it, and the step.
@@ -250,6 +250,9 @@ func (x *explorer) faults(s *state, p *process, next nextFunc) {
 	}
 	try(deedDie, func(b *bounds) *int8 { return &b.Deaths })
 	try(deedLapse, func(b *bounds) *int8 { return &b.Lapses })
+	if s.f.may(p, deedRestart) {
+		x.losses(s, p.name, p.name+" restarts", s.left, p.group, next, func(g *Fleet) { g.do(deed{deedRestart, p.name}) })
+	}
 	if j, ok := s.f.nextJob(p); ok && !j.inForce {
 		try(deedRefuse, func(b *bounds) *int8 { return &b.Refusals })
 	} else if n, ok := s.f.unsaid(p); ok && x.coarse && s.left.Refusals > 0 && s.left.Total > 0 {
@@ -257,6 +260,21 @@ func (x *explorer) faults(s *state, p *process, next nextFunc) {
 		left.Refusals--
 		left.Total--
 		next(true, deed{deedRefuse, p.name}.String(), left, func(g *Fleet) { g.unbuild(p.name, n) })
+	}
+}
+
+// losses are a start after which an instance cannot have one revision that is in force.
+func (x *explorer) losses(s *state, name, what string, left bounds, group string, next nextFunc, start func(*Fleet)) {
+	if left.Losses == 0 || left.Total == 0 {
+		return
+	}
+	left.Losses--
+	left.Total--
+	for _, r := range s.f.groups.m[group].Set {
+		next(true, fmt.Sprintf("%s, and cannot have revision %d", what, r.Number), left, func(g *Fleet) {
+			start(g)
+			g.alter(name, func(p *process) { p.lost |= 1 << uint(r.Number) })
+		})
 	}
 }
 
@@ -407,7 +425,11 @@ func describe(c rollout.Change) string {
 		out = append(out, "withdraw "+g)
 	}
 	for _, a := range c.Groups {
-		out = append(out, fmt.Sprintf("commit %s to %d at epoch %d", a.Group, a.Stable.Number, a.Epoch))
+		what := fmt.Sprintf("commit %s to %d at epoch %d", a.Group, a.Stable.Number, a.Epoch)
+		if a.Override != nil {
+			what += " over " + strings.Join(a.Override.Instances, ", ")
+		}
+		out = append(out, what)
 	}
 	for _, r := range c.Rollouts {
 		out = append(out, fmt.Sprintf("%s is %s", r.ID, r.Phase))
@@ -420,7 +442,9 @@ func (x *explorer) operator(s *state, next nextFunc) {
 	if left.Joins > 0 && left.Total > 0 {
 		left.Joins--
 		left.Total--
-		next(true, "z joins "+x.joiner, left, func(g *Fleet) { g.Start("z", x.joiner) })
+		join := func(g *Fleet) { g.Start("z", x.joiner) }
+		next(true, "z joins "+x.joiner, left, join)
+		x.losses(s, "z", "z joins "+x.joiner, left, x.joiner, next, join)
 	}
 	ask := func(n *int8, in rollout.Intent) {
 		if *n == 0 || left.Total == 0 {
@@ -495,7 +519,8 @@ func (f *Fleet) unfinished() string {
 	}
 	for _, p := range f.procs {
 		a := f.groups.m[p.group]
-		if p.up && !a.Stable.IsZero() && (p.serving == nil || p.serving.Epoch != a.Epoch) {
+		cannot := p.lost&f.maskOf(p.choose(&a)) != 0
+		if p.up && !cannot && !a.Stable.IsZero() && (p.serving == nil || p.serving.Epoch != a.Epoch) {
 			return fmt.Sprintf("%s does not serve epoch %d", p.name, a.Epoch)
 		}
 		if r := f.ready.m[p.group][p.name]; p.up && r.Nonce != a.Nonce && len(f.rollouts) == 0 {

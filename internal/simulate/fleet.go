@@ -182,7 +182,7 @@ func (f *Fleet) refuses(p *pending) error {
 			return ErrNotReady
 		}
 		for _, r := range f.ready.m[g] {
-			if r.Refused || r.Evicted || r.Nonce != n {
+			if !r.Whole() || r.Nonce != n {
 				return ErrNotReady
 			}
 		}

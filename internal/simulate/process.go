@@ -38,6 +38,7 @@ type process struct {
 	floor   int64 // the highest epoch it ever served
 	highest int64 // the highest it ever saw
 	crashes table[int64, int]
+	lost    bits // what it can never have: its pieces are gone
 
 	note *note
 }
@@ -95,7 +96,7 @@ func (f *Fleet) Start(name, group string) {
 	q := &process{name: name, group: group, boot: fmt.Sprintf("b%d", f.boots), up: true, note: new(note)}
 	f.procs = slices.Clone(f.procs)
 	if i, old := f.find(name); old != nil {
-		q.group, q.floor, q.highest, q.crashes = old.group, old.floor, old.highest, old.crashes
+		q.group, q.floor, q.highest, q.crashes, q.lost = old.group, old.floor, old.highest, old.crashes, old.lost
 		f.procs[i] = q
 		return
 	}
@@ -181,15 +182,48 @@ func (f *Fleet) holdsAll(p *process, set []version.Ref) bool {
 	return f.maskOf(set)&^p.holds == 0
 }
 
-// holdsSet is like holdsAll, but what is in force and quarantined counts as held.
-func (f *Fleet) holdsSet(p *process, set []version.Ref) bool {
+// missing are the revisions of a set that p does not hold: what is quarantined there and
+// in force counts as held.
+func (f *Fleet) missing(p *process, set []version.Ref) bits {
 	lacks := f.maskOf(set) &^ p.holds
 	for n := range int64(64) {
-		if lacks.has(n) && !(p.quarantined(n) && p.want != nil && f.maskOf(p.want.Set).has(n)) {
-			return false
+		if p.quarantined(n) && f.inForce(p).has(n) {
+			lacks &^= 1 << uint(n)
 		}
 	}
-	return true
+	return lacks
+}
+
+func (f *Fleet) holdsSet(p *process, set []version.Ref) bool { return f.missing(p, set) == 0 }
+
+// inForce are the revisions of the set in force, as far as p knows.
+func (f *Fleet) inForce(p *process) bits {
+	if p.want == nil {
+		return 0
+	}
+	return f.maskOf(p.want.Set)
+}
+
+// hopeless tells whether p, which needs revision n, can never have it.
+func (f *Fleet) hopeless(p *process, n int64) bool {
+	return p.lost.has(n) || f.bad.has(bad(p.name, n))
+}
+
+// lacking are the revisions that p does not hold of a set and of what it is to serve.
+// sick: each is in force, and waiting for it is of no use.
+func (f *Fleet) lacking(p *process, set []version.Ref) (ds []version.Digest, sick bool) {
+	lacks := f.missing(p, set)
+	if p.want != nil {
+		lacks |= f.maskOf(p.choose(p.want)) &^ p.holds
+	}
+	sick = true
+	for n := range int64(64) {
+		if lacks.has(n) {
+			ds = append(ds, Ref(n).Digest)
+			sick = sick && f.inForce(p).has(n) && (f.hopeless(p, n) || p.quarantined(n))
+		}
+	}
+	return ds, sick
 }
 
 func (p *process) asked() bool {
@@ -199,8 +233,10 @@ func (p *process) asked() bool {
 // refusing says why p will not hold the set that is being prepared.
 func (f *Fleet) refusing(p *process) (string, bool) {
 	for _, r := range p.asks.Set {
-		inForce := p.want != nil && f.maskOf(p.want.Set).has(r.Number)
-		if p.quarantined(r.Number) && !inForce && !p.holds.has(r.Number) {
+		if f.inForce(p).has(r.Number) {
+			continue
+		}
+		if p.quarantined(r.Number) && !p.holds.has(r.Number) {
 			return fmt.Sprintf("revision %d is quarantined: it crashed this process twice", r.Number), true
 		}
 		for _, x := range p.failed {
@@ -222,7 +258,7 @@ func (f *Fleet) nextJob(p *process) (job, bool) {
 			if r.IsZero() || p.holds.has(f.number(r.Digest)) || p.quarantined(r.Number) {
 				continue
 			}
-			if inForce && f.bad.has(bad(p.name, r.Number)) {
+			if inForce && f.hopeless(p, r.Number) {
 				continue // tried again and again, to no avail
 			}
 			return job{number: f.number(r.Digest), nonce: n, inForce: inForce}, true
@@ -248,14 +284,17 @@ func (f *Fleet) readyOf(p *process) (rollout.Ready, bool) {
 	if p.frozen {
 		return r, true
 	}
-	served := p.want != nil && f.holdsAll(p, p.choose(p.want))
 	if p.asked() {
 		if why, refuses := f.refusing(p); refuses {
 			r.Nonce, r.Refused, r.Why = p.asks.Nonce, true, why
 			return r, true
 		}
-		if f.holdsSet(p, p.asks.Set) && (p.want == nil || served) {
+		switch lacks, sick := f.lacking(p, p.asks.Set); {
+		case len(lacks) == 0:
 			r.Nonce = p.asks.Nonce
+			return r, true
+		case sick:
+			r.Nonce, r.Lacks, r.Evicted = p.asks.Nonce, lacks, f.outOfTraffic(p)
 			return r, true
 		}
 		if p.away && f.evicts(p) {
@@ -263,14 +302,30 @@ func (f *Fleet) readyOf(p *process) (rollout.Ready, bool) {
 			return r, true
 		}
 	}
-	if p.want != nil && served && f.holdsSet(p, p.want.Set) {
-		r.Nonce = p.want.Nonce
-		return r, true
+	if p.want == nil {
+		return r, p.serving != nil
 	}
-	if p.away && p.want != nil {
+	lacks, sick := f.lacking(p, p.want.Set)
+	switch {
+	case len(lacks) == 0:
+		r.Nonce = p.want.Nonce
+	case sick:
+		r.Nonce, r.Lacks, r.Evicted = p.want.Nonce, lacks, f.outOfTraffic(p)
+	case p.serving == nil:
+		return r, false
+	case p.away:
 		r.Nonce, r.Evicted = p.want.Nonce, true
 	}
-	return r, p.serving != nil
+	return r, true
+}
+
+// outOfTraffic tells whether p takes no traffic. One that joins has none as long as it
+// cannot serve what is committed.
+func (f *Fleet) outOfTraffic(p *process) bool {
+	if p.serving == nil {
+		return p.want != nil && !f.holdsAll(p, p.choose(p.want))
+	}
+	return p.away
 }
 
 // traffic decides whether p is out of traffic: from when it is told to be,
@@ -306,7 +361,7 @@ func (f *Fleet) wordsOf(p *process) words {
 			w.candidate = c.Number
 		}
 	}
-	if r, ok := f.readyOf(p); ok && !r.Refused && !r.Evicted {
+	if r, ok := f.readyOf(p); ok && r.Whole() {
 		w.nonce = r.Nonce
 	}
 	return w
@@ -459,7 +514,7 @@ func (f *Fleet) report(name string) {
 // Die ends a process. Its keys stand until its lease ends.
 func (f *Fleet) Die(name string) {
 	f.alter(name, func(p *process) {
-		*p = process{name: p.name, group: p.group, boot: p.boot, floor: p.floor, highest: cmp.Or(p.floor, 0), crashes: p.crashes, note: new(note)}
+		*p = process{name: p.name, group: p.group, boot: p.boot, floor: p.floor, highest: cmp.Or(p.floor, 0), crashes: p.crashes, lost: p.lost, note: new(note)}
 	})
 }
 
