@@ -44,7 +44,7 @@ fuzz: ## each fuzz target for FUZZTIME (default 20s)
 integration: ## fleets under faults, in containers: the scenarios' short form, and what needs processes
 	@mkdir -p dist
 	$(GO) test -tags "$(TAGS) integration" -timeout 5m -count=1 ./integration/harness ./integration/history
-	$(GOTESTSUM) --format standard-verbose -- -tags "$(TAGS) integration" -timeout 20m -count=1 ./integration -short-form -report $(CURDIR)/dist/integration.json
+	$(GOTESTSUM) --format standard-verbose -- -tags "$(TAGS) integration" -timeout 45m -count=1 ./integration -short-form -report $(CURDIR)/dist/integration.json
 
 .PHONY: soak
 soak: ## a million requests and 300 faults in random order, over an hour; SEED=n repeats the choices

@@ -4,6 +4,7 @@ package integration
 
 import (
 	"bufio"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -202,7 +203,7 @@ func TestStreamsOutliveASwitch(t *testing.T) {
 // and the lease is given back: the instance is gone from the status at once, not
 // when its lease would have ended.
 func TestDrain(t *testing.T) {
-	s, i := single(t, "--lease-ttl", "60s", "--drain-delay", "700ms")
+	s, i := single(t, "--lease-ttl", "60s", "--drain-delay", "3s")
 	type answer struct {
 		status int
 		body   string
@@ -210,7 +211,7 @@ func TestDrain(t *testing.T) {
 	}
 	inFlight := make(chan answer, 1)
 	go func() {
-		resp, body, err := fetch(http.DefaultClient, "http://"+i.HTTP+"/slow?for=2s")
+		resp, body, err := fetch(http.DefaultClient, "http://"+i.HTTP+"/slow?for=5s")
 		a := answer{body: body, err: err}
 		if resp != nil {
 			a.status = resp.StatusCode
@@ -225,7 +226,7 @@ func TestDrain(t *testing.T) {
 	})
 	start := time.Now()
 	i.Signal(syscall.SIGTERM)
-	harness.Until(t, 600*time.Millisecond, "readiness is off", func() error {
+	harness.Until(t, 2500*time.Millisecond, "readiness is off", func() error {
 		if r, err := i.Ready(); err == nil {
 			return fmt.Errorf("%+v", r)
 		}
@@ -234,10 +235,10 @@ func TestDrain(t *testing.T) {
 	if resp, body, err := fetch(http.DefaultClient, "http://"+i.HTTP+"/own"); err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("within the drain delay: %v %s", err, body)
 	}
-	if a := <-inFlight; a.err != nil || a.status != http.StatusOK || a.body != "slept 2s" {
+	if a := <-inFlight; a.err != nil || a.status != http.StatusOK || a.body != "slept 5s" {
 		t.Errorf("the request in flight: %+v", a)
 	}
-	if err := i.Exit(10 * time.Second); err != nil {
+	if err := i.Exit(20 * time.Second); err != nil {
 		t.Errorf("routerd ended with %v", err)
 	}
 	t.Logf("drained in %v", time.Since(start).Round(time.Millisecond))
@@ -265,7 +266,9 @@ func TestDrainIsBounded(t *testing.T) {
 // says runs routerd to its end and returns what it said and its exit code.
 func says(t *testing.T, env []string, args ...string) (out string, code int) {
 	t.Helper()
-	cmd := exec.Command(bin.RouterdPath, args...)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // it may serve where it should not
+	defer cancel()
+	cmd := exec.CommandContext(ctx, bin.RouterdPath, args...)
 	cmd.Env = append(os.Environ(), env...)
 	b, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
@@ -337,10 +340,10 @@ func TestTakenPortIsNamed(t *testing.T) {
 // TestTwins: a second process of the same name, or with the same state
 // directory, is refused and told why; the first one is not disturbed.
 func TestTwins(t *testing.T) {
-	s, i := single(t, "--lease-ttl", "2s")
+	s, i := single(t, "--lease-ttl", "5s")
 	serve := func(state string) (string, int) {
 		return says(t, nil, "serve", "--group", i.Group, "--instance", i.Instance, "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-			"--endpoints", strings.Join(s.Endpoints, ","), "--state-dir", state, "--lease-ttl", "2s")
+			"--endpoints", strings.Join(s.Endpoints, ","), "--state-dir", state, "--lease-ttl", "5s")
 	}
 	if out, code := serve(i.StateDir); code != 1 || !strings.Contains(out, i.StateDir) {
 		t.Errorf("same state directory: exit code %d:\n%s", code, out)

@@ -38,7 +38,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	dir, err := os.MkdirTemp("", "routerd-integration")
+	dir, err := os.MkdirTemp("", "routerd-it")
 	if err == nil {
 		err = os.Setenv("TMPDIR", dir) // so that all of it can be removed at once
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -145,6 +146,7 @@ waves:
 				s.compositionOf(t, 1)
 				return
 			}
+			s.until(t, 30*time.Second, "it is held", func(r rolloutRecord) bool { return r.Hold != nil && r.Hold.Operator })
 			s.must(t, "", "rollout", "approve")
 			s.must(t, "", "rollout", "resume")
 			s.until(t, 30*time.Second, "it is done", func(r rolloutRecord) bool { return r.Phase == rollout.PhaseDone })
@@ -176,8 +178,8 @@ func TestStoppedControllerWritesNothing(t *testing.T) {
 	s.until(t, 60*time.Second, "it is done", func(r rolloutRecord) bool { return r.Phase == rollout.PhaseDone })
 	s.compositionOf(t, 2)
 	h.complete(t)
-	if terms := h.terms(); len(terms) < 2 || terms[0] != old.Instance {
-		t.Fatalf("the terms were of %v, want of %s first and then of another", terms, old.Instance)
+	if terms := h.terms(); !slices.Contains(terms[:max(0, len(terms)-1)], old.Instance) {
+		t.Fatalf("the terms were of %v, want of %s and then of another", terms, old.Instance)
 	}
 	t.Logf("%d changes of controllers held against I4", obeyed(t, h, s.Instances).Fenced)
 }

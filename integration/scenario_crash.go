@@ -44,10 +44,23 @@ func crashScenarios() []harness.Scenario {
 	add("etcd majority killed", true, majorityAway(killing))
 	add("etcd majority paused", false, majorityAway(pausing))
 	add("etcd majority restarted", false, majorityAway(stopping))
-	add("everything killed", true, everythingAway(killing))
-	add("everything restarted", false, everythingAway(stopping))
+	add("everything killed", true, everythingAway(killing, 0))
+	add("everything paused", false, everythingAway(pausing, 2*instanceLease))
+	add("everything restarted", false, everythingAway(stopping, 0))
+	// The most that a fleet of these tests is.
+	for _, s := range []harness.Scenario{
+		{Name: "controller killed", Run: controllerKilled},
+		{Name: "etcd majority killed", Run: majorityAway(killing)},
+		{Name: "group cut both ways", Run: groupCut(harness.CutBoth)},
+		{Name: "everything killed", Run: everythingAway(killing, 0)},
+	} {
+		s.Name, s.Bound, s.World = "nine instances: "+s.Name, recovery, nine
+		all = append(all, s)
+	}
 	return all
 }
+
+var nine = harness.WorldOptions{Groups: "main main main main edge edge edge canary canary", Controllers: 3, Args: faulted.Args}
 
 // An away is a way of taking a node away, and how it comes back.
 type away struct {
@@ -327,7 +340,7 @@ func untilOnDisk(t *testing.T, i *harness.Instance, epoch int64) {
 
 // everythingAway ends all of etcd and all instances, and starts the instances
 // first: they serve from their own disks what they did before (I5).
-func everythingAway(how func(w *harness.World) away) func(t *testing.T, w *harness.World) {
+func everythingAway(how func(w *harness.World) away, lasts time.Duration) func(t *testing.T, w *harness.World) {
 	return func(t *testing.T, w *harness.World) {
 		was := prelude(t, w)
 		untilRemembered(t, w, was)
@@ -339,6 +352,7 @@ func everythingAway(how func(w *harness.World) away) func(t *testing.T, w *harne
 		for _, m := range w.Members() {
 			a.take(t, m)
 		}
+		<-time.After(lasts) // how long the fault is
 		start := time.Now()
 		for _, i := range w.Instances {
 			a.bring(t, i.Instance)

@@ -108,6 +108,7 @@ func diskThat(fails func(t *testing.T, dir string) (mend func())) func(t *testin
 	return func(t *testing.T, w *harness.World) {
 		prelude(t, w)
 		i := w.Instance(follower(t, w))
+		untilOnDisk(t, i, w.Epoch(t, i.Instance)) // nothing of before is written later
 		mend := fails(t, i.StateDir)
 		mended := false
 		defer func() {
@@ -179,6 +180,9 @@ func damage(t *testing.T, files ...string) {
 	t.Helper()
 	for n, name := range files {
 		b, err := os.ReadFile(name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // the instance needs it no more
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -187,7 +191,15 @@ func damage(t *testing.T, files ...string) {
 		} else {
 			b[len(b)/2] ^= 0xff
 		}
-		if err := os.WriteFile(name, b, 0o600); err != nil {
+		f, err := os.OpenFile(name, os.O_WRONLY|os.O_TRUNC, 0) // which does not bring back what was just removed
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			_, err = f.Write(b)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -219,6 +231,7 @@ func damagedWhileDown(t *testing.T, w *harness.World) {
 func damagedWhileUp(t *testing.T, w *harness.World) {
 	prelude(t, w)
 	i := w.Instance(follower(t, w))
+	untilOnDisk(t, i, w.Epoch(t, i.Instance)) // what is written after the switch is
 	untilWhole(t, i)
 	var files []string
 	for _, kind := range kinds[:len(kinds)-1] { // a lock is held, not read
@@ -285,8 +298,8 @@ func bulk(module string, n int) string {
 }
 
 // poisonous is so many routes that who is asked to prepare them is still at it
-// when a container was told to end: near a second.
-const poisonous = 60000
+// when a container was told to end, by a slow Docker, too: some seconds.
+const poisonous = 150000
 
 // askedFirst waits until somebody who is not dead yet is asked to prepare
 // before all others.

@@ -54,12 +54,29 @@ const (
 type duringFault struct {
 	name  string
 	short bool
-	deaf  bool // etcd takes no orders meanwhile
+	deaf  bool // etcd may take no orders meanwhile
 	take  func(t *testing.T, w *harness.World) (end func())
 }
 
 func rolloutFaults() []duringFault {
-	return []duringFault{
+	var cuts []duringFault
+	for _, how := range []harness.Cut{harness.CutIn, harness.CutOut, harness.CutSlow, harness.CutOpen} {
+		cuts = append(cuts,
+			duringFault{name: fmt.Sprintf("controller %v", how), take: func(t *testing.T, w *harness.World) func() {
+				c := w.Controller(t).Instance
+				w.Cut(t, c, how)
+				return func() { w.Mend(t, c) }
+			}},
+			duringFault{name: fmt.Sprintf("etcd member %v", how), deaf: true, take: func(t *testing.T, w *harness.World) func() {
+				m := w.Leader(t)
+				w.Cut(t, m, how)
+				return func() {
+					w.Mend(t, m)
+					w.AwaitEtcd(t)
+				}
+			}})
+	}
+	return append(cuts, []duringFault{
 		{name: "controller killed", short: true, take: func(t *testing.T, w *harness.World) func() {
 			c := w.Controller(t).Instance
 			w.Crash(t, c)
@@ -102,7 +119,7 @@ func rolloutFaults() []duringFault {
 				w.AwaitEtcd(t)
 			}
 		}},
-	}
+	}...)
 }
 
 // rolloutScenarios make the basic faults while a rollout is under way: it ends

@@ -301,9 +301,11 @@ func (g *containers) alive(t testing.TB, node string) *box {
 
 func (g *containers) Start(t testing.TB, node string) {
 	t.Helper()
-	if _, err := g.docker.Client().ContainerStart(context.Background(), g.alive(t, node).c.GetContainerID(), client.ContainerStartOptions{}); err != nil {
-		t.Fatalf("start %s: %v", node, err)
-	}
+	id := g.alive(t, node).c.GetContainerID()
+	Until(t, settle, "Docker starts "+node, func() error { // it may hold on to what it was for a moment
+		_, err := g.docker.Client().ContainerStart(context.Background(), id, client.ContainerStartOptions{})
+		return err
+	})
 	g.again(t, node)
 }
 

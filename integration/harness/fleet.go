@@ -61,7 +61,7 @@ type FleetOptions struct {
 func StartFleet(t *testing.T, b Binaries, endpoints []string, o FleetOptions) *Fleet {
 	t.Helper()
 	f := &Fleet{Bin: b, Endpoints: endpoints}
-	dir := t.TempDir()
+	dir := folder(t)
 	for n, group := range o.Groups {
 		name := fmt.Sprintf("%s-%d", group, n)
 		i := &Instance{Instance: name, Group: group, HTTP: FreeAddr(t), Admin: FreeAddr(t), StateDir: filepath.Join(dir, name)}

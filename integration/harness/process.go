@@ -152,6 +152,23 @@ func FreeAddr(t testing.TB) string {
 	return ""
 }
 
+// folder makes a folder that is removed with the test. Its path is short, unlike that of
+// t.TempDir, which has the test's name in it: instances make a socket in theirs, and a socket's
+// path has 107 bytes at most.
+func folder(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove a test's folder: %v", err)
+		}
+	})
+	return dir
+}
+
 // Until waits for a condition and fails the test with its last complaint when
 // it does not hold in time.
 func Until(t testing.TB, within time.Duration, what string, cond func() error) {
@@ -195,7 +212,7 @@ func StartEtcd(t *testing.T, b Binaries, n int) *Etcd {
 			"--listen-client-urls", "http://"+e.Endpoints[i], "--advertise-client-urls", "http://"+e.Endpoints[i],
 			"--listen-peer-urls", "http://"+peers[i], "--initial-advertise-peer-urls", "http://"+peers[i],
 			"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-state", "new",
-			"--heartbeat-interval", "50", "--election-timeout", "500"))
+			"--heartbeat-interval", "100", "--election-timeout", "1000"))
 	}
 	e.Await(t)
 	return e

@@ -42,7 +42,7 @@ type way struct {
 // NewProcesses returns a ground of processes, which end with the test.
 func NewProcesses(t testing.TB, b Binaries) Ground {
 	t.Helper()
-	g := &processes{t: t, bin: b, root: t.TempDir(), net: newWires(), nodes: map[string]*place{}, relays: map[way]*Relay{}}
+	g := &processes{t: t, bin: b, root: folder(t), net: newWires(), nodes: map[string]*place{}, relays: map[way]*Relay{}}
 	t.Cleanup(func() {
 		for _, n := range g.nodes {
 			if n.p != nil {
