@@ -211,7 +211,7 @@ func TestEarlyHeadOutlastsIdleWhileUploading(t *testing.T) {
 	})
 	for _, h2 := range []bool{false, true} {
 		b := newBench(t, to(u.url()), Options{})
-		b.up.def.IdleTimeout = 200 * time.Millisecond
+		b.up.def.IdleTimeout = time.Second
 		b.front.EnableHTTP2 = true
 		if h2 {
 			b.front.StartTLS()
@@ -220,7 +220,7 @@ func TestEarlyHeadOutlastsIdleWhileUploading(t *testing.T) {
 		}
 		body, w := io.Pipe()
 		go func() {
-			for range 16 {
+			for range 30 {
 				<-time.After(50 * time.Millisecond)
 				if _, err := w.Write([]byte("x")); err != nil {
 					return

@@ -201,7 +201,7 @@ func TestContinueIsTheUpstreams(t *testing.T) {
 			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 		}
 	})
-	b := newBench(t, to(u.url()), Options{ExpectTimeout: 20e6}).start()
+	b := newBench(t, to(u.url()), Options{ExpectTimeout: 1e9}).start()
 	for _, tc := range []struct{ path, want string }{
 		{"/yes", "HTTP/1.1 100 Continue|HTTP/1.1 200 OK"},
 		{"/no", "HTTP/1.1 417 Expectation Failed"},

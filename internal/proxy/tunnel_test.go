@@ -48,9 +48,9 @@ const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUp
 func TestUpgrade(t *testing.T) {
 	u := newRaw(t, echo(switching+"hello\n"))
 	b := newBench(t, to(u.url()), Options{})
-	b.up.def.IdleTimeout = 20 * time.Millisecond // of no concern to a tunnel
+	b.up.def.IdleTimeout = time.Second // of no concern to a tunnel
 	b.edit = func(_ *http.Request, f *Forward) {
-		f.Timeout = 20 * time.Millisecond // nor is this
+		f.Timeout = time.Second // nor is this
 		f.OnHead = func(status int, h http.Header) { h.Set("X-Status", fmt.Sprint(status)) }
 	}
 	b.start()
@@ -69,7 +69,7 @@ func TestUpgrade(t *testing.T) {
 	// The upstream's definition goes away; the tunnel does not. And it may rest.
 	b.lib.Keep(func(*Upstream) bool { return false })
 	b.lib.Keep(func(*Upstream) bool { return false })
-	rested := time.NewTimer(60 * time.Millisecond)
+	rested := time.NewTimer(1500 * time.Millisecond)
 	<-rested.C
 	for i := range 100 {
 		fmt.Fprintf(c, "line %d\n", i)

@@ -120,6 +120,9 @@ func (p *upload) write(l *Library, out []byte, n int) error {
 	p.writing.Store(true)
 	p.c.armWrite(l, p.idle)
 	_, err := p.c.nc.Write(out)
+	if isTimeout(err) {
+		return err // and it writes still: the reader is to see who stalled
+	}
 	p.progress.Store(l.now())
 	p.writing.Store(false)
 	if err == nil {

@@ -73,7 +73,7 @@ func (x *exchange) limit() (at int64, why error) {
 	switch {
 	case x.waits == forContinue:
 		at, why = x.since+int64(x.lib.o.ExpectTimeout), errNoContinue
-	case p != nil && !p.ended():
+	case p != nil && (!p.ended() || p.writing.Load()):
 		at, why = max(x.since, p.progress.Load())+int64(def.IdleTimeout), errClientStalled
 		if x.waits == forBody || p.writing.Load() {
 			why = errUpstreamStalled
