@@ -79,6 +79,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	registration, err := a.metrics.observe(a.Status, a.deps.Switch.TokenCounts)
 	if err != nil {
+		close(a.over)
+		close(a.left)
 		return fmt.Errorf("run agent: %w", err)
 	}
 	defer func() {

@@ -7,9 +7,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
 
 	"routerd.dev/internal/rollout"
 	"routerd.dev/internal/route"
@@ -410,8 +413,8 @@ func TestI3_StartAfterEtcdWentBackServesFromDiskFrozen(t *testing.T) {
 	m.stop()
 	f.commit(4, "n4", one)
 	m = f.start(o)
-	s := m.awaitEpoch(5)
-	if s.Frozen == "" || s.Serving.Source != SourceDisk || m.body() != "two" {
+	s := m.await("frozen at 5", func(s Status) bool { return s.Serving != nil && s.Serving.Epoch == 5 && s.Frozen != "" })
+	if s.Serving.Source != SourceDisk || m.body() != "two" {
 		t.Errorf("status %+v %+v", s, s.Serving)
 	}
 	f.awaitReady("a", "none")
@@ -432,6 +435,7 @@ func TestChunksOnDiskAreNotFetched(t *testing.T) {
 	m.stop()
 	f.delete("chunks/", clientv3.WithPrefix())
 	f.delete("manifests/", clientv3.WithPrefix())
+	o.JoinTimeout = time.Minute // etcd is to say what is in force, however long that takes
 	m = f.start(o)
 	if s := m.awaitEpoch(1); s.Serving.Source != SourceEtcd || m.body() != "one" {
 		t.Errorf("serves %+v", s.Serving)
@@ -472,6 +476,77 @@ func TestLostLeaseJoinsAgain(t *testing.T) {
 		return ""
 	})
 	f.awaitReady("a", "n1")
+}
+
+// taken is an etcd where the instance's name is another's: a dead process's, whose
+// lease lasts until its end, or a living one's. From down until up it does not answer.
+type taken struct {
+	Store
+	down, up, end time.Time
+}
+
+func (s taken) Join(context.Context, rollout.Instance, time.Duration) (*store.Membership, error) {
+	switch now := time.Now(); {
+	case now.After(s.down) && now.Before(s.up):
+		return nil, store.ErrUnavailable
+	case now.Before(s.end):
+		return nil, &store.TwinError{Instance: "a", Boot: "other", Expires: min(s.end.Sub(now), 10*time.Second)}
+	}
+	return nil, errors.New("the name is free")
+}
+
+// An etcd that was away gives every lease its whole time again, a dead
+// process's too: that is no sign of life.
+func TestDeadTwinIsWaitedForWhileEtcdIsAway(t *testing.T) {
+	for _, c := range []struct {
+		down, up, end time.Duration
+		fatal         bool
+	}{
+		{down: time.Second, up: 12 * time.Second, end: 22 * time.Second},
+		{down: 9 * time.Second, up: 12 * time.Second, end: 22 * time.Second},
+		{down: time.Hour, up: time.Hour, end: 10 * time.Second},
+		{down: time.Hour, up: time.Hour, end: time.Hour, fatal: true},
+		{down: 5 * time.Second, up: 10 * time.Second, end: time.Hour, fatal: true},
+	} {
+		f := &fleet{t: t}
+		synctest.Test(t, func(t *testing.T) {
+			l, now := bareLoop(t, f.options("a")).link, time.Now()
+			l.ttl, l.wish.state.At = 10*time.Second, 1
+			l.store = taken{down: now.Add(c.down), up: now.Add(c.up), end: now.Add(c.end)}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			l.tell = func(func(*loop)) {}
+			if err := l.run(ctx); errors.Is(err, store.ErrTwin) != c.fatal {
+				t.Errorf("away from %s to %s, taken until %s: %v", c.down, c.up, c.end, err)
+			}
+		})
+	}
+}
+
+// noCallbacks is a meter that calls nobody.
+type noCallbacks struct{ noop.Meter }
+
+func (noCallbacks) RegisterCallback(metric.Callback, ...metric.Observable) (metric.Registration, error) {
+	return nil, errors.New("no callbacks")
+}
+
+// Whoever waits for an agent that did not come to run is told so.
+func TestRunThatFailsKeepsNobodyWaiting(t *testing.T) {
+	f := &fleet{t: t}
+	o := f.options("a")
+	o.Meter = noCallbacks{}
+	a := bareLoop(t, o).Agent
+	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "no callbacks") {
+		t.Errorf("run: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := a.Leave(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.Unpin(ctx); !errors.Is(err, errEnded) {
+		t.Errorf("unpin: %v", err)
+	}
 }
 
 func TestTwinIsFatalAtTheStart(t *testing.T) {

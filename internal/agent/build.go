@@ -25,6 +25,7 @@ const (
 
 const (
 	fetchers     = 8                      // chunks fetched at once
+	fetchTime    = time.Minute            // to get the pieces of a table; then it is tried anew
 	missingTries = 4                      // before what etcd lacks or cannot read is given up
 	firstPause   = 25 * time.Millisecond  // between tries to fetch, doubling
 	longestPause = 1 * time.Second        //
@@ -53,33 +54,36 @@ type builder struct {
 	library      *engine.Library
 	capabilities []string
 	options      engine.Options
-	timeout      time.Duration
+	timeout      time.Duration    // to compile and test a table; then it is refused
+	sign         func(waits bool) // of life; nil for nobody who looks. waits: what is done next waits for others
+}
+
+func (b *builder) lives(waits bool) {
+	if b.sign != nil {
+		b.sign(waits)
+	}
 }
 
 // build runs in the one background worker. Its error is a refusal when the
 // digest is at fault. Nothing in a snapshot makes it panic (I6).
 func (b *builder) build(ctx context.Context, ref version.Ref, previous *engine.Engine, tried <-chan struct{}, stage func(string)) (e *engine.Engine, err error) {
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
-	defer cancel()
-	defer func() {
-		if p := recover(); p != nil {
-			e, err = nil, refuse(fmt.Errorf("panic: %v at %s", p, firstFrame(debug.Stack())))
-		}
-	}()
+	defer recovered(&err)
 	stage(StageFetching)
-	f, err := b.fetch(ctx, ref)
+	fetching, enough := context.WithTimeout(ctx, fetchTime)
+	defer enough()
+	f, err := b.fetch(fetching, ref)
 	if err != nil {
 		return nil, err
 	}
 	if f.routes >= leewayFrom {
 		defer b.options.Budget.Leeway.Take()()
 	}
-	table, err := f.decode(ctx)
+	table, err := f.decode(fetching)
 	if errors.Is(err, version.ErrCorrupt) && !f.distrust {
 		// What came from etcd was checked, so it is the disk that has something else.
 		f.distrust = true
-		if err = f.fetch(ctx); err == nil {
-			table, err = f.decode(ctx)
+		if err = f.fetch(fetching); err == nil {
+			table, err = f.decode(fetching)
 		}
 	}
 	if err != nil {
@@ -94,6 +98,8 @@ func (b *builder) build(ctx context.Context, ref version.Ref, previous *engine.E
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
 	stage(StageCompiling)
 	o := b.options
 	o.Previous = previous
@@ -113,6 +119,14 @@ func (b *builder) build(ctx context.Context, ref version.Ref, previous *engine.E
 	}
 	b.disk.hold(ref.Digest, packed{manifest: f.manifest, needs: f.needs, chunks: f.got})
 	return e, nil
+}
+
+// recovered makes a panic a refusal. It is deferred by whatever reads a snapshot
+// on a goroutine of its own.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = refuse(fmt.Errorf("panic: %v at %s", p, firstFrame(debug.Stack())))
+	}
 }
 
 // firstFrame finds where a recovered panic came from.
@@ -154,6 +168,7 @@ func refsOf(m version.Manifest) map[version.Digest]version.ChunkRef {
 
 // decode makes a table of the pieces.
 func (f *fetcher) decode(ctx context.Context) (*route.Table, error) {
+	f.lives(false)
 	table, _, err := version.Load(ctx, f.digest, f.manifest, f, f.cache)
 	switch {
 	case err == nil:
@@ -200,6 +215,7 @@ type fetcher struct {
 // fetch gets every chunk of the modules that the cache lacks, and whatever the
 // disk lacks, for a start without etcd.
 func (f *fetcher) fetch(ctx context.Context) error {
+	f.lives(true)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	want := make(chan version.Digest)
@@ -247,7 +263,8 @@ func (f *fetcher) feed(ctx context.Context, want chan<- version.Digest) {
 	}
 }
 
-func (f *fetcher) one(ctx context.Context, d version.Digest) error {
+func (f *fetcher) one(ctx context.Context, d version.Digest) (err error) {
+	defer recovered(&err)
 	b, err := f.disk.chunk(d)
 	fetched := err != nil || f.distrust
 	if fetched {
@@ -273,15 +290,18 @@ func (f *fetcher) one(ctx context.Context, d version.Digest) error {
 	return nil
 }
 
-// Chunk returns what was fetched. What was not, for the cache had its module
-// and has lost it since, is fetched now.
+// Chunk returns what was fetched, to decode. What was not, for the cache had its
+// module and has lost it since, is fetched now.
 func (f *fetcher) Chunk(ctx context.Context, d version.Digest) ([]byte, error) {
 	f.mu.Lock()
 	b, ok := f.all[d]
 	f.mu.Unlock()
 	if ok {
+		f.lives(false)
 		return b, nil
 	}
+	f.lives(true)
+	defer f.lives(false)
 	if err := f.one(ctx, d); err != nil {
 		return nil, err
 	}

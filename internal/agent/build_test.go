@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -74,7 +76,12 @@ func wide(n int) *route.Table {
 
 func testBuilder(t *testing.T, away int) (*builder, *flapping, version.Ref) {
 	t.Helper()
-	s := mustEncode(t, wide(40))
+	return builderOf(t, wide(40), away)
+}
+
+func builderOf(t *testing.T, tb *route.Table, away int) (*builder, *flapping, version.Ref) {
+	t.Helper()
+	s := mustEncode(t, tb)
 	f := &flapping{away: away, tries: map[version.Digest]int{}, pieces: packed{manifest: s.ManifestBytes, chunks: map[version.Digest][]byte{}}}
 	for d, b := range s.Chunks() {
 		f.pieces.chunks[d] = b
@@ -148,4 +155,114 @@ func TestI6_APanicIsARefusal(t *testing.T) {
 	if !errors.As(err, &r) {
 		t.Errorf("panic: %v", err)
 	}
+}
+
+// panicking is an etcd whose chunks make whoever reads them panic.
+type panicking struct{ *flapping }
+
+func (panicking) Chunk(context.Context, version.Digest) ([]byte, error) { panic("boom") }
+
+func TestI6_APanicWhileFetchingIsARefusal(t *testing.T) {
+	b, f, ref := testBuilder(t, 0)
+	b.snapshots = panicking{f}
+	_, err := b.build(t.Context(), ref, nil, closed(), func(string) {})
+	var r refusal
+	if !errors.As(err, &r) {
+		t.Errorf("prepared: %v", err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	b.disk = newWriter(&disk{root: t.TempDir(), group: "g", log: log}, "v", log)
+	if err := b.mend(t.Context(), ref.Digest); err == nil {
+		t.Error("mended by a panic")
+	}
+}
+
+// late is an etcd that is away until then.
+type late struct {
+	*flapping
+	until time.Time
+}
+
+func (s late) Manifest(ctx context.Context, d version.Digest) ([]byte, error) {
+	if time.Now().Before(s.until) {
+		return nil, fmt.Errorf("read: %w", store.ErrUnavailable)
+	}
+	return s.flapping.Manifest(ctx, d)
+}
+
+// The budget is a compile's: that etcd was away meanwhile is no reason to refuse.
+func TestTheBudgetIsForCompiling(t *testing.T) {
+	for _, c := range []struct {
+		away, compile time.Duration
+		refused       bool
+	}{
+		{away: 58 * time.Second, compile: 3 * time.Second},
+		{away: 0, compile: 61 * time.Second, refused: true},
+	} {
+		tb := wide(40)
+		tb.Modules[0].Routes[0].Middlewares = []route.Middleware{{Kind: "headers", Config: `{"request":{"set":{"X-A":"${env:X}"}}}`}}
+		route.Normalize(tb)
+		b, f, ref := builderOf(t, tb, 0)
+		b.capabilities = engine.Capabilities()
+		b.library = engine.NewLibrary(proxy.Options{}, middleware.Env{Lookup: func(string) (string, bool) {
+			time.Sleep(c.compile) // the bubble's
+			return "x", true
+		}})
+		synctest.Test(t, func(t *testing.T) {
+			b.snapshots = late{f, time.Now().Add(c.away)}
+			_, err := b.build(t.Context(), ref, nil, closed(), func(string) {})
+			var r refusal
+			if refused := errors.As(err, &r); refused != c.refused || !refused && err != nil {
+				t.Errorf("etcd away for %s, compiled for %s: %v", c.away, c.compile, err)
+			}
+		})
+	}
+}
+
+// Whoever looks for signs of life waits for etcd with a build, and not for a
+// decode that hangs.
+func TestDecodingIsNoWaiting(t *testing.T) {
+	b, f, ref := testBuilder(t, 0)
+	var mu sync.Mutex
+	var said string
+	var waiting bool
+	asked := map[bool]int{} // questions by whether it said that it waits
+	b.sign = func(waits bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		waiting = waits
+		said += map[bool]string{true: "waits ", false: "works "}[waits]
+	}
+	b.snapshots = asking{f, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		asked[waiting]++
+	}}
+	_, err := b.build(t.Context(), ref, nil, closed(), func(string) {})
+	// A sign before it decodes and for each of the 40 chunks that it does.
+	if want := "waits " + strings.Repeat("works ", 41); err != nil || said != want {
+		t.Errorf("%v: it says\n%s, want\n%s", err, said, want)
+	}
+
+	// What the cache had and has lost is fetched while it decodes: that is waiting, too.
+	said = ""
+	lost := &fetcher{builder: b, all: version.MapFetcher{}, got: map[version.Digest][]byte{}, refs: map[version.Digest]version.ChunkRef{}}
+	for d := range f.pieces.chunks {
+		_, _ = lost.Chunk(t.Context(), d)
+		break
+	}
+	if said != "waits works " || asked[false] != 0 || asked[true] <= 40 {
+		t.Errorf("it says %s; asked etcd %d times waiting, %d times not", said, asked[true], asked[false])
+	}
+}
+
+// asking tells of each question for a chunk.
+type asking struct {
+	*flapping
+	tell func()
+}
+
+func (s asking) Chunk(ctx context.Context, d version.Digest) ([]byte, error) {
+	s.tell()
+	return s.flapping.Chunk(ctx, d)
 }

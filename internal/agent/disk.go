@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -177,7 +178,7 @@ func (d *disk) loadFleet(dir string) (memory, bool) {
 			}
 		}
 	}
-	slices.SortFunc(m.Good, func(a, b rollout.Assignment) int { return int(b.Epoch - a.Epoch) })
+	slices.SortFunc(m.Good, func(a, b rollout.Assignment) int { return cmp.Compare(b.Epoch, a.Epoch) })
 	m.HighestEpoch = max(m.HighestEpoch, m.Served)
 	return m, len(m.Good) > 0
 }

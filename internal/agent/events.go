@@ -30,9 +30,9 @@ func (p *loop) follow(ctx context.Context) {
 	}
 }
 
-// listen gives up a watch that says nothing, and has the group read meanwhile.
+// checkWatch gives up a watch that says nothing, and has the group read meanwhile.
 // It returns when to look next.
-func (p *loop) listen(now time.Time) time.Time {
+func (p *loop) checkWatch(now time.Time) time.Time {
 	if p.unwatch == nil {
 		return time.Time{}
 	}

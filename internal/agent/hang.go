@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"routerd.dev/internal/engine"
+	"routerd.dev/internal/rollout"
 )
 
 const (
@@ -28,6 +29,8 @@ type work struct {
 	cancel   context.CancelFunc
 	previous *engine.Engine
 	tried    <-chan struct{}
+
+	said *rollout.Progress // what was told of it last; the worker's, once it has it
 
 	beats   atomic.Int64 // signs of life
 	patient atomic.Bool  // what it does now waits for others, and ends with ctx
@@ -66,9 +69,9 @@ func (p *loop) dismiss() {
 	}
 }
 
-// watch looks for signs of life in what is built, and gives up what has none.
+// checkBuild looks for signs of life in what is built, and gives up what has none.
 // It returns when to look next; zero for not.
-func (p *loop) watch(ctx context.Context, now time.Time) time.Time {
+func (p *loop) checkBuild(ctx context.Context, now time.Time) time.Time {
 	w := p.building
 	if w == nil {
 		return time.Time{}
@@ -99,6 +102,7 @@ func (p *loop) giveUp(ctx context.Context, w *work, now time.Time) {
 	p.core.hangs(w.job, why, now)
 	p.metrics.refused.Add(context.Background(), 1, p.metrics.attrs)
 	p.log.Error("a build hangs and is given up", "revision", w.Number, "digest", w.Digest.Short(), "nonce", w.nonce, "hung", p.hung)
+	p.keepUsed() // what was dropped while it was built is still there
 	if p.hung < mostHung {
 		p.hire(ctx)
 		return
@@ -115,9 +119,22 @@ func (p *loop) giveBack(wanted []job, now time.Time) []job {
 	return nil
 }
 
-// stage notes what the worker does, unless it was given up.
-func (w *work) stage(p *loop, stage string) {
+// lives is a sign of life. waits: what the worker does next waits for others, and
+// ends with ctx.
+func (w *work) lives(waits bool) {
 	w.beats.Add(1)
-	w.patient.Store(stage == StageFetching)
-	p.stage(w.job, stage)
+	w.patient.Store(waits)
+}
+
+// stage notes what the worker does, unless it was given up: then the progress
+// is nobody's, or of another build.
+func (w *work) stage(p *loop, stage string) {
+	w.lives(stage == StageFetching)
+	if pr := progressOf(w.job, stage); p.progress.CompareAndSwap(w.said, pr) {
+		w.said = pr
+	}
+}
+
+func progressOf(j job, stage string) *rollout.Progress {
+	return &rollout.Progress{Nonce: j.nonce, Digest: j.Digest, Stage: stage, Since: time.Now().UTC()}
 }

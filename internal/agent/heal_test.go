@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,7 +46,12 @@ func TestWhoCannotServeTakesItselfOut(t *testing.T) {
 	f := initFleet(t, shared)
 	one, two := f.publish(table("one")), f.publish(table("two"))
 	f.commit(1, "n1", one)
-	ms := []*member{f.join("a"), f.join("b"), f.join("c")}
+	var ms []*member
+	for _, name := range []string{"a", "b", "c"} {
+		o := f.options(name)
+		o.LeaseTTL = 10 * time.Second // who loses it makes room for another
+		ms = append(ms, f.start(o))
+	}
 	for i, m := range ms {
 		m.awaitEpoch(1)
 		f.awaitReady([]string{"a", "b", "c"}[i], "n1")
@@ -465,6 +471,66 @@ func TestHungBuildIsGivenUp(t *testing.T) {
 	m.awaitEpoch(2)
 }
 
+// A compile that hangs keeps the loop from nothing: another is prepared and
+// served, and what is no longer used is let go of.
+func TestHungCompileIsGivenUp(t *testing.T) {
+	t.Parallel()
+	f := initFleet(t, shared)
+	pipe := filepath.Join(t.TempDir(), "ca.pem") // whoever reads it waits for a writer
+	must(t, syscall.Mkfifo(pipe, 0o600))
+	t.Cleanup(func() {
+		if w, err := os.OpenFile(pipe, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+			w.Close()
+		}
+	})
+	hangs := table("two")
+	hangs.Modules[0].Upstreams = []route.Upstream{{Name: "u", Targets: []route.Target{{URL: "https://127.0.0.1:1"}}, TLS: route.TLS{CAFile: pipe}}}
+	route.Normalize(hangs)
+	one, two, three, four := f.publish(table("one")), f.publish(hangs), f.publish(table("three")), f.publish(table("four"))
+	f.commit(1, "n1", one)
+	m := f.join("a")
+	m.awaitEpoch(1)
+	f.awaitReady("a", "n1")
+	f.prepare("n2", "", two, one)
+	m.await("compiling", func(s Status) bool {
+		return s.Preparing != nil && s.Preparing.Stage == StageCompiling && s.Preparing.Digest == two.Digest
+	})
+	f.prepare("n3", "", three, one)
+	f.awaitReady("a", "n3")
+	f.commit(2, "n3", three, one)
+	m.awaitEpoch(2)
+	f.prepare("n4", "", four)
+	f.awaitReady("a", "n4")
+	f.commit(3, "n4", four) // all others are dropped
+	f.delete("prepare/g")
+	m.awaitEpoch(3)
+	m.await("holding one", func(s Status) bool { return len(s.Holds) == 1 })
+	if got := m.body(); got != "four" {
+		t.Errorf("serves %q", got)
+	}
+}
+
+// What a worker that was given up does is not told of the build that followed.
+func TestGivenUpSaysNothing(t *testing.T) {
+	f := &fleet{t: t}
+	p := bareLoop(t, f.options("a"))
+	first := &work{job: job{Ref: ref(1), nonce: "n1"}}
+	first.ctx, first.cancel = context.WithCancel(t.Context())
+	p.hung = mostHung // no worker that would have to end
+	p.building = first
+	first.stage(p, StageFetching)
+	p.giveUp(t.Context(), first, time.Now())
+	first.stage(p, StageCompiling)
+	if pr := p.progress.Load(); pr != nil {
+		t.Errorf("nothing is built, and it is said: %+v", pr)
+	}
+	p.progress.Store(progressOf(job{Ref: ref(2), nonce: "n2"}, StageFetching))
+	first.stage(p, StageTesting)
+	if pr := p.progress.Load(); pr == nil || pr.Digest != ref(2).Digest || pr.Stage != StageFetching {
+		t.Errorf("said: %+v", pr)
+	}
+}
+
 // What failed before and is tried again does not keep what is prepared from being built.
 func TestFailedBeforeDoesNotPreempt(t *testing.T) {
 	f := &fleet{t: t}
@@ -495,7 +561,7 @@ func TestSignsOfLife(t *testing.T) {
 	w, now := newWork(p), time.Now()
 	for i := range hangAfter - 1 {
 		now = now.Add(time.Duration(1+i*i) * hangLook) // far more than hangAfter looks
-		p.watch(t.Context(), now)
+		p.checkBuild(t.Context(), now)
 	}
 	if p.building != w {
 		t.Fatal("given up too early")
@@ -503,12 +569,12 @@ func TestSignsOfLife(t *testing.T) {
 	w.beats.Add(1)
 	for range hangAfter {
 		now = now.Add(hangLook)
-		p.watch(t.Context(), now)
+		p.checkBuild(t.Context(), now)
 	}
 	if p.building != w {
 		t.Fatal("given up although it lives")
 	}
-	p.watch(t.Context(), now.Add(hangLook))
+	p.checkBuild(t.Context(), now.Add(hangLook))
 	if p.building != nil || w.ctx.Err() == nil || p.worker == nil {
 		t.Fatal("not given up")
 	}
@@ -517,7 +583,7 @@ func TestSignsOfLife(t *testing.T) {
 	w.patient.Store(true)
 	for range 3 * hangAfter {
 		now = now.Add(2 * hangLook)
-		p.watch(t.Context(), now)
+		p.checkBuild(t.Context(), now)
 	}
 	if p.building != w {
 		t.Fatal("given up while it waits")
@@ -525,7 +591,7 @@ func TestSignsOfLife(t *testing.T) {
 	w.cancel()
 	for range hangAfter + 1 {
 		now = now.Add(2 * hangLook)
-		p.watch(t.Context(), now)
+		p.checkBuild(t.Context(), now)
 	}
 	if p.building != nil || p.worker != nil {
 		t.Fatal("the second one that hangs ends building")

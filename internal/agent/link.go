@@ -107,6 +107,8 @@ func (l *link) run(ctx context.Context) error {
 		var t *store.TwinError
 		if errors.As(err, &t) {
 			most = time.Second // the name is free as soon as a lease ends
+		} else {
+			twin = time.Time{} // an etcd that was away gives every lease its whole time again, also a dead process's
 		}
 		if w, _ := l.get(); t != nil && !w.serving {
 			// A former life of this instance holds the name until its lease

@@ -141,10 +141,10 @@ func (p *loop) act(ctx context.Context) time.Time {
 	}
 	p.drop(plan.keep)
 	p.hand()
-	p.held()
-	look, listen := p.watch(ctx, now), p.listen(now)
+	p.answerPin()
+	lookBuild, lookWatch := p.checkBuild(ctx, now), p.checkWatch(now)
 	p.steer(ctx, plan, now)
-	p.time(now)
+	p.clock(now)
 	p.confirm(ctx, plan.confirm, now)
 	p.remember(plan.keep)
 	p.say(plan.ready, now)
@@ -161,8 +161,8 @@ func (p *loop) act(ctx context.Context) time.Time {
 		}
 	}
 	sooner(plan.wake)
-	sooner(look)
-	sooner(listen)
+	sooner(lookBuild)
+	sooner(lookWatch)
 	sooner(p.nag(now))
 	if plan.confirm && !p.confirming {
 		sooner(p.confirmAt)
@@ -279,9 +279,7 @@ func (p *loop) drop(keep map[version.Digest]bool) {
 			dropped, p.changed = true, true
 		}
 	}
-	// While something is compiled, what it took out of the library is not yet
-	// known to be in use.
-	if dropped && p.building == nil {
+	if dropped {
 		p.keepUsed()
 	}
 }
@@ -305,7 +303,8 @@ func (p *loop) steer(ctx context.Context, plan plan, now time.Time) {
 	}
 	w := &work{job: plan.build[0], previous: p.base(), tried: p.try(&plan.build[0].Digest)}
 	w.ctx, w.cancel = context.WithCancel(ctx)
-	p.stage(w.job, StageFetching)
+	w.said = progressOf(w.job, StageFetching)
+	p.progress.Store(w.said)
 	select {
 	case p.worker.jobs <- w: // the worker waits for it
 		p.building, p.lookAt = w, now.Add(hangLook)
@@ -339,10 +338,6 @@ func (p *loop) waiting(now time.Time) *rollout.Progress {
 		return old
 	}
 	return &rollout.Progress{Nonce: pr.Nonce, Digest: pr.Set[0].Digest, Stage: StageWaiting, Since: now.UTC()}
-}
-
-func (p *loop) stage(j job, stage string) {
-	p.progress.Store(&rollout.Progress{Nonce: j.nonce, Digest: j.Digest, Stage: stage, Since: time.Now().UTC()})
 }
 
 // try has the trials open of what is compiled, is about to be served and is
@@ -389,6 +384,7 @@ func (p *loop) builds(ctx context.Context, jobs <-chan *work) {
 		select {
 		case w := <-jobs:
 			b.options.Budget.Beat = func() { w.beats.Add(1) }
+			b.sign = w.lives
 			e, err := b.build(w.ctx, w.Ref, w.previous, w.tried, func(stage string) { w.stage(p, stage) })
 			superseded := w.ctx.Err() != nil
 			w.cancel()
@@ -430,8 +426,13 @@ func (p *loop) built(j job, e *engine.Engine, err error, superseded bool) {
 	p.keepUsed()
 }
 
-// keepUsed lets the library close what no engine uses any more.
+// keepUsed lets the library close what no engine uses any more. While something
+// is built, what it took out of the library is not yet known to be in use: its end, or
+// its being given up, brings the next call.
 func (p *loop) keepUsed() {
+	if p.building != nil {
+		return
+	}
 	engines := make([]*engine.Engine, 0, len(p.engines))
 	for _, d := range sortedDigests(p.engines) {
 		engines = append(engines, p.engines[d])
@@ -439,8 +440,8 @@ func (p *loop) keepUsed() {
 	p.deps.Library.Keep(engines...)
 }
 
-// time measures prepares, and proves what was served well for long enough.
-func (p *loop) time(now time.Time) {
+// clock measures prepares, and proves what was served well for long enough.
+func (p *loop) clock(now time.Time) {
 	if pr := p.core.prepare; pr != nil && p.core.asked(pr) {
 		if p.asked != pr.Nonce {
 			p.asked, p.askedAt = pr.Nonce, now

@@ -58,7 +58,7 @@ func (m *metrics) observe(status func() Status, tokens func() engine.TokenCounts
 	frozen := gauge("routerd.frozen", "1 while the instance follows no commit: etcd knows less than it served.", "")
 	quarantined := gauge("routerd.quarantined", "Digests that crashed this instance too often.", "")
 	pinned := gauge("routerd.pinned", "1 while the instance serves what an operator pinned it to, whatever is committed.", "")
-	evicted := gauge("routerd.evicted", "1 while the instance is out of traffic because it was too slow for a prepare.", "")
+	evicted := gauge("routerd.evicted", "1 while the instance is out of traffic: it was too slow for a prepare, or cannot serve what is committed.", "")
 	fromDisk := gauge("routerd.from_disk", "1 while the epoch served is remembered on disk and not confirmed by etcd.", "")
 	disk := gauge("routerd.disk.failing", "1 while the state directory cannot be written.", "")
 	used, err := m.meter.Int64ObservableCounter("routerd.tokens", metric.WithUnit("{request}"), metric.WithDescription(

@@ -70,7 +70,7 @@ type Options struct {
 
 	JoinTimeout  time.Duration // without etcd for so long, a start serves from disk; 0 for 5 s
 	LeaseTTL     time.Duration // 0 for store.DefaultTTL
-	BuildTimeout time.Duration // for preparing one digest; 0 for 1 min
+	BuildTimeout time.Duration // for compiling and testing one digest, not for fetching it; 0 for 1 min
 	ReportEvery  time.Duration // with up to half as much again at random; 0 for 5 s
 	Healthy      time.Duration // a digest served for so long has proven itself; 0 for 10 s
 

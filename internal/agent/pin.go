@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,8 +19,9 @@ import (
 
 const (
 	dirPins   = ".pins"
-	minPrefix = 4           // hex digits of a digest that name it
-	nagEvery  = time.Minute // how often the log says that a pin is in force
+	minPrefix = 4               // hex digits of a digest that name it
+	nagEvery  = time.Minute     // how often the log says that a pin is in force
+	obeyed    = 5 * time.Second // until then the loop acts on an order, or is stuck
 )
 
 // A Pin is an operator's order, given on the instance itself, to serve a
@@ -64,7 +66,11 @@ func (a *Agent) Pin(ctx context.Context, to, by, why string) (PinResult, error) 
 		return PinResult{}, fmt.Errorf("pin to revision %d (%s): %w", ref.Number, ref.Digest.Short(), err)
 	}
 	p := &Pin{Ref: ref, By: line(by), Why: line(why), Since: time.Now().UTC()}
-	return a.order(ctx, p)
+	r, err := a.order(ctx, p)
+	if err != nil {
+		a.letGo(ctx)
+	}
+	return r, err
 }
 
 // Unpin has this instance serve again what its group is assigned. It is no
@@ -126,7 +132,7 @@ func (a *Agent) Pinnable(ctx context.Context) ([]version.Ref, error) {
 			held = append(held, r)
 		}
 	}
-	slices.SortFunc(held, func(x, y version.Ref) int { return int(x.Number - y.Number) })
+	slices.SortFunc(held, func(x, y version.Ref) int { return cmp.Compare(x.Number, y.Number) })
 	return held, nil
 }
 
@@ -172,31 +178,39 @@ func (a *Agent) hold(ctx context.Context, ref version.Ref) error {
 	case <-a.over:
 		return errEnded
 	case <-ctx.Done():
-		// The loop forgets it at its next look, if it ever gets to look.
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = a.do(clean, func(p *loop) { p.core.pinning, p.holding = nil, nil })
+		a.letGo(ctx)
 		return fmt.Errorf("it is not held yet: %w", ctx.Err())
 	}
 }
 
+// letGo has the loop forget what was to be held for a pin that does not come, if it
+// ever gets to look.
+func (a *Agent) letGo(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = a.do(ctx, func(p *loop) { p.core.pinning, p.holding = nil, nil })
+}
+
 // order brings a pin, or nil for none, into force, has the disk remember it, and
-// tells what is served then. The disk comes second: it may be what is broken.
+// tells what is served then. The disk comes second: it may be what is broken. What came into
+// force is remembered, whether or not ctx ends meanwhile.
 func (a *Agent) order(ctx context.Context, p *Pin) (PinResult, error) {
 	var r PinResult
-	err := a.do(ctx, func(l *loop) { l.pinned(p) })
-	if err == nil {
-		err = a.do(ctx, func(*loop) {}) // the loop acts between two events
-	}
-	if err != nil {
+	if err := a.do(ctx, func(l *loop) { l.pinned(p) }); err != nil {
 		return r, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), obeyed)
+	defer cancel()
+	err := a.do(ctx, func(*loop) {}) // the loop acts between two events
+	if err != nil {
+		err = fmt.Errorf("ordered, but not seen to be obeyed: %w", err)
 	}
 	if err := savePin(a.o.StateDir, a.o.Who.Group, p); err != nil {
 		r.Warning = "a restart would not know of it: " + err.Error()
 		a.log.Error("the disk does not remember the order to pin or unpin", "err", err)
 	}
 	r.Status = a.Status()
-	return r, nil
+	return r, err
 }
 
 var errEnded = errors.New("the instance is ending")
@@ -221,8 +235,8 @@ func (p *loop) holdFor(ref version.Ref, held chan error) {
 	p.core.pinning, p.holding = &ref, held
 }
 
-// held tells who waits for a digest to be pinned.
-func (p *loop) held() {
+// answerPin tells who waits for a digest to be pinned whether it is held.
+func (p *loop) answerPin() {
 	ref := p.core.pinning
 	if ref == nil || p.holding == nil {
 		return

@@ -232,7 +232,7 @@ func TestPinIsGivenUpInTime(t *testing.T) {
 		select {
 		case f := <-a.orders:
 			f(p)
-			p.held()
+			p.answerPin()
 			continue
 		case err := <-done:
 			if !errors.Is(err, context.DeadlineExceeded) || c.pinning != nil {
@@ -244,6 +244,86 @@ func TestPinIsGivenUpInTime(t *testing.T) {
 	if p := c.plan(now); len(p.build) > 0 {
 		t.Errorf("builds %+v", p.build)
 	}
+}
+
+// What is in force is remembered, also when the one who asked waits no more.
+func TestUnpinIsRemembered(t *testing.T) {
+	f := &fleet{t: t}
+	o := f.options("a")
+	o.StateDir = t.TempDir()
+	p := bareLoop(t, o)
+	p.core.pin = &Pin{Ref: ref(1), Why: "it hurts"}
+	must(t, savePin(o.StateDir, "g", p.core.pin))
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		(<-p.orders)(p)
+		cancel()
+		for range 2 {
+			time.Sleep(20 * time.Millisecond) // whoever looks at ctx has seen it
+			(<-p.orders)(p)
+		}
+	}()
+	_, err := p.Unpin(ctx)
+	if pin, errLoad := loadPin(o.StateDir, "g"); err != nil || p.core.pin != nil || pin != nil || errLoad != nil {
+		t.Errorf("unpinned (%v): pinned to %+v, after a restart to %+v (%v)", err, p.core.pin, pin, errLoad)
+	}
+	must(t, p.do(t.Context(), func(*loop) {}))
+}
+
+// What was held for a pin is not held when the pin does not come.
+func TestPinThatIsNotOrderedLeavesNoTrace(t *testing.T) {
+	f := &fleet{t: t}
+	p := bareLoop(t, f.options("a"))
+	p.core.target = assigned(1, 1, time.Now()).assignment
+	p.core.held[ref(2).Digest] = true
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		(<-p.orders)(p) // what it can be pinned to
+		(<-p.orders)(p) // holding it
+		p.answerPin()
+		time.Sleep(20 * time.Millisecond) // the order waits by now
+		cancel()
+		time.Sleep(20 * time.Millisecond) // and waits no more
+		select {
+		case f := <-p.orders:
+			f(p)
+		case <-time.After(5 * time.Second):
+		}
+	}()
+	_, err := p.Pin(ctx, "2", "op", "it hurts")
+	<-ended
+	if !errors.Is(err, context.Canceled) || p.core.pinning != nil || p.core.pin != nil {
+		t.Errorf("%v; wanted still: %v, pinned: %v", err, p.core.pinning, p.core.pin)
+	}
+}
+
+// An order that the disk did not take is made good.
+func TestOrdersAreMended(t *testing.T) {
+	f, o, refs := ofThree(t, shared)
+	o.ScrubEvery = 20 * time.Millisecond
+	m := f.start(o)
+	f.commitThree(m, refs)
+	old := &Pin{Ref: refs[1]} // which was taken back, say, or replaced, on a disk that was full
+	must(t, savePin(o.StateDir, "g", old))
+	eventually(t, func() string {
+		if pin, err := loadPin(o.StateDir, "g"); pin != nil || err != nil {
+			return fmt.Sprintf("after a restart it is pinned to %+v (%v)", pin, err)
+		}
+		return ""
+	})
+	if got := m.body(); got != "three" {
+		t.Errorf("serves %q", got)
+	}
+	m.pin("1")
+	must(t, savePin(o.StateDir, "g", old))
+	eventually(t, func() string {
+		if pin, err := loadPin(o.StateDir, "g"); err != nil || pin == nil || pin.Ref != refs[0] {
+			return fmt.Sprintf("after a restart it is pinned to %+v (%v)", pin, err)
+		}
+		return ""
+	})
 }
 
 func TestPinThatTheDiskDoesNotRemember(t *testing.T) {

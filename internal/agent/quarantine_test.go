@@ -371,8 +371,10 @@ func TestUnreadableRecordsAtAStart(t *testing.T) {
 			was := f.get(key)
 			f.put(key, []byte("\xff"))
 			m = f.start(o)
-			s := m.awaitEpoch(1)
-			if s.Serving.Source != SourceDisk || !strings.Contains(s.Stale, key) {
+			s := m.await("saying "+key, func(s Status) bool {
+				return s.Serving != nil && s.Serving.Epoch == 1 && strings.Contains(s.Stale, key)
+			})
+			if s.Serving.Source != SourceDisk {
 				t.Errorf("serving %+v, stale %q", s.Serving, s.Stale)
 			}
 			f.put(key, []byte(was))

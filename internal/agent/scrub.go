@@ -53,7 +53,8 @@ func (p *loop) mendPieces(ctx context.Context, b *builder) {
 
 // mend has a snapshot's pieces on disk again if some are not. It asks etcd once
 // for each: the next round asks again.
-func (b *builder) mend(ctx context.Context, d version.Digest) error {
+func (b *builder) mend(ctx context.Context, d version.Digest) (err error) {
+	defer recovered(&err)
 	manifest, err := b.disk.manifest(d)
 	whole := err == nil
 	if !whole {
@@ -87,7 +88,8 @@ func (b *builder) mend(ctx context.Context, d version.Digest) error {
 	return nil
 }
 
-// mendPin writes an order again that the disk has lost.
+// mendPin writes an order again that the disk has lost, and takes one away that
+// was taken back.
 func (p *loop) mendPin(ctx context.Context) {
 	select {
 	case p.pins <- struct{}{}:
@@ -96,17 +98,18 @@ func (p *loop) mendPin(ctx context.Context) {
 		return // an order is under way
 	}
 	var pin *Pin
-	if err := p.do(ctx, func(p *loop) { pin = p.core.pin }); err != nil || pin == nil {
+	if err := p.do(ctx, func(p *loop) { pin = p.core.pin }); err != nil {
 		return
 	}
-	if got, err := loadPin(p.o.StateDir, p.o.Who.Group); err == nil && got != nil {
-		return
+	got, _ := loadPin(p.o.StateDir, p.o.Who.Group)
+	if pin == nil && got == nil || pin != nil && got != nil && pin.Ref == got.Ref {
+		return // a damaged one that is in force no more pins nobody
 	}
 	if err := savePin(p.o.StateDir, p.o.Who.Group, pin); err != nil {
-		p.log.Error("the disk does not remember the order to pin", "err", err)
+		p.log.Error("the disk does not remember the order to pin or unpin", "err", err)
 		return
 	}
-	p.log.Warn("the order to pin was damaged or gone on disk: written again")
+	p.log.Warn("the order to pin or unpin was damaged or gone on disk: written again")
 }
 
 // kept are the digests whose pieces are to be on disk: those that were held by

@@ -55,7 +55,7 @@ type writer struct {
 	needs     map[version.Digest][]version.Digest // the chunks of what is held or fetched
 	trials    map[version.Digest]trial            // of this build, as they are to be
 	onDisk    map[version.Digest]trial            // as they are
-	waiting   chan struct{}                       // nil, or closed once the trials that are open are on disk
+	waiting   chan struct{}                       // nil, or closed once it was tried to have the trials that are open on disk
 	proven    map[version.Digest]bool
 	recorded  map[version.Digest]bool // proven, and on disk as such
 	ending    bool
@@ -211,7 +211,7 @@ func (w *writer) hold(d version.Digest, p packed) {
 // try says which digests are being tried now: what is compiled, is about to be
 // served or is served for the first time, and which of them are compiled. Their trials are opened, all others
 // closed; those that have proven themselves have none. The channel is closed
-// when all that are open are on disk as such.
+// when all that are open are on disk as such, or the disk would not take them.
 func (w *writer) try(now map[version.Digest]bool, compiling ...version.Digest) <-chan struct{} {
 	if w == nil {
 		done := make(chan struct{})

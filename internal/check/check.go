@@ -33,13 +33,9 @@ const (
 func Ask(ctx context.Context, c rollout.Check) (value float64, ok bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(time.Duration(c.Timeout), DefaultTimeout))
 	defer cancel()
-	switch {
-	case c.Web != nil:
-		value, ok, err = askWeb(ctx, c.Web)
-	case c.Prometheus != nil:
-		value, ok, err = askPrometheus(ctx, c.Prometheus)
-	default:
-		err = errors.New("it asks nothing: want web or prometheus")
+	p, err := providerOf(c)
+	if err == nil {
+		value, ok, err = p.ask(ctx)
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("check %s: %w", c.Name, err)
@@ -50,15 +46,35 @@ func Ask(ctx context.Context, c rollout.Check) (value float64, ok bool, err erro
 	return max(-math.MaxFloat64, min(value, math.MaxFloat64)), true, nil
 }
 
+// A provider is a system that can be asked for a number. Another one is a file
+// with its type, a field of rollout.Check and a line of providerOf: time limit, names and
+// what counts as a value are Ask's.
+type provider interface {
+	// ask asks once, until ctx ends. ok is false when the answer has no value;
+	// NaN counts as that, too, and the value may be infinite.
+	ask(ctx context.Context) (value float64, ok bool, err error)
+}
+
+// providerOf is the one that a check names; a strategy's checks name one each.
+func providerOf(c rollout.Check) (provider, error) {
+	switch {
+	case c.Web != nil:
+		return (*web)(c.Web), nil
+	case c.Prometheus != nil:
+		return (*prometheus)(c.Prometheus), nil
+	}
+	return nil, errors.New("it asks nothing: want web or prometheus")
+}
+
 // An answer is what came back, bounded.
 type answer struct {
 	status int
 	body   []byte
 }
 
-// ask sends one request. Each has a connection of its own: checks are seconds
+// send sends one request. Each has a connection of its own: checks are seconds
 // apart, and a system's balancer gets to choose each time.
-func ask(ctx context.Context, method, address string, headers map[string]string) (answer, error) {
+func send(ctx context.Context, method, address string, headers map[string]string) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, address, nil)
 	if err != nil {
 		return answer{}, fmt.Errorf("make the request: %w", err)

@@ -1,6 +1,6 @@
 // Package check asks systems outside the fleet the questions of a strategy: a
-// number in a JSON answer, or an instant query of Prometheus. What follows from
-// an answer is not said here.
+// number in a JSON answer, or an instant query of Prometheus. Each is a provider,
+// an interface of one method. What follows from an answer is not said here.
 //
 // # Invariants
 //

@@ -12,6 +12,9 @@ import (
 	"routerd.dev/internal/rollout"
 )
 
+// prometheus asks a Prometheus, or what answers as one.
+type prometheus rollout.PrometheusCheck
+
 // A promAnswer is what the HTTP API of Prometheus answers to an instant query
 // (prometheus.io/docs/prometheus/latest/querying/api/).
 type promAnswer struct {
@@ -27,7 +30,8 @@ type promAnswer struct {
 // A promSample is a time and a value, which is text.
 type promSample [2]any
 
-func askPrometheus(ctx context.Context, c *rollout.PrometheusCheck) (float64, bool, error) {
+// ask sends an instant query, whose result is one number.
+func (c *prometheus) ask(ctx context.Context) (float64, bool, error) {
 	u, err := url.Parse(c.Address)
 	if err != nil {
 		return 0, false, fmt.Errorf("the address is no URL: %w", err)
@@ -37,7 +41,7 @@ func askPrometheus(ctx context.Context, c *rollout.PrometheusCheck) (float64, bo
 	q := u.Query()
 	q.Set("query", c.Query)
 	u.RawQuery = q.Encode()
-	a, err := ask(ctx, http.MethodGet, u.String(), c.Headers)
+	a, err := send(ctx, http.MethodGet, u.String(), c.Headers)
 	if err != nil {
 		return 0, false, err
 	}

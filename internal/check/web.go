@@ -15,9 +15,12 @@ import (
 	"routerd.dev/internal/rollout"
 )
 
-// askWeb reads a number from a JSON answer, or what its status says.
-func askWeb(ctx context.Context, c *rollout.WebCheck) (float64, bool, error) {
-	a, err := ask(ctx, cmp.Or(c.Method, http.MethodGet), c.URL, c.Headers)
+// web asks any server.
+type web rollout.WebCheck
+
+// ask reads a number from a JSON answer, or what its status says.
+func (c *web) ask(ctx context.Context) (float64, bool, error) {
+	a, err := send(ctx, cmp.Or(c.Method, http.MethodGet), c.URL, c.Headers)
 	if err != nil {
 		return 0, false, err
 	}

@@ -54,7 +54,7 @@ func (a *asker) see(ctx context.Context, v *rollout.View) {
 	wanted := map[string]bool{}
 	for i := range v.Rollouts {
 		r := &v.Rollouts[i]
-		checks := presentChecks(r)
+		checks := r.Present().Checks()
 		if len(checks) == 0 {
 			continue
 		}
@@ -74,24 +74,6 @@ func (a *asker) see(ctx context.Context, v *rollout.View) {
 			delete(a.now, id)
 		}
 	}
-}
-
-// presentChecks are those of the step that a rollout is at.
-func presentChecks(r *rollout.Rollout) []rollout.Check {
-	if r.Phase != rollout.PhaseRunning || r.Plan == nil || r.Cursor.Wave < 0 || r.Cursor.Wave >= len(r.Plan.Waves) {
-		return nil
-	}
-	steps := r.Plan.Waves[r.Cursor.Wave].Steps
-	if r.Cursor.Step < 0 || r.Cursor.Step >= len(steps) {
-		return nil
-	}
-	switch s := steps[r.Cursor.Step]; {
-	case s.Analysis != nil:
-		return s.Analysis.Checks
-	case s.Bake != nil:
-		return s.Bake.Checks
-	}
-	return nil
 }
 
 // begin starts an asking. It goes on from a record of the same step, which a

@@ -122,9 +122,11 @@ func outcome(err error) string {
 }
 
 // An inbox keeps the newest wake-up until it is taken: those that come while a
-// step is under way become one.
+// step is under way become one. The newest is the one about the highest revision, not the
+// last, since events of different keys overtake each other. One that says that etcd does
+// not answer is about none.
 type inbox struct {
-	ready chan struct{}
+	ready chan struct{} // holds one while there is something to take
 	mu    sync.Mutex
 	w     store.Wake
 }
@@ -133,18 +135,27 @@ func newInbox() *inbox { return &inbox{ready: make(chan struct{}, 1)} }
 
 func (i *inbox) put(w store.Wake) {
 	i.mu.Lock()
-	i.w = w
-	i.mu.Unlock()
+	defer i.mu.Unlock()
+	if w.At >= i.w.At {
+		i.w = w
+	}
 	select {
 	case i.ready <- struct{}{}:
 	default:
 	}
 }
 
+// take is called by who received from ready.
 func (i *inbox) take() store.Wake {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.w
+	select {
+	case <-i.ready: // one that came in between is taken with it
+	default:
+	}
+	w := i.w
+	i.w = store.Wake{} // else a restored etcd's lower revisions would not count
+	return w
 }
 
 // backoff is the pause after the try-th failure in a row: it doubles up to

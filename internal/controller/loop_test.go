@@ -175,6 +175,66 @@ func TestWakes(t *testing.T) {
 	})
 }
 
+// TestWakesWhileItLooks keeps the newest of what came meanwhile: events of two keys
+// overtake each other, and the last ready key's must not wait for the next look by time.
+func TestWakesWhileItLooks(t *testing.T) {
+	at := func(n int64) store.Wake { return store.Wake{At: n} }
+	away := store.Wake{Err: errors.New("away")}
+	for name, c := range map[string]struct {
+		wakes []store.Wake
+		want  int
+	}{
+		"its own write":                {[]store.Wake{at(99)}, 0},
+		"etcd is away":                 {[]store.Wake{away}, 0},
+		"in order":                     {[]store.Wake{at(99), at(100)}, 1},
+		"overtaken":                    {[]store.Wake{at(100), at(99)}, 1},
+		"then etcd is away":            {[]store.Wake{at(100), away}, 1},
+		"etcd was away":                {[]store.Wake{away, at(100)}, 1},
+		"its own write, etcd was away": {[]store.Wake{away, at(99)}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &script{view: quiet(98)}
+			run(t, s, Options{}, func(func()) {
+				s.looked()
+				gate := make(chan struct{})
+				s.set(func() { s.view = func() (*rollout.View, error) { <-gate; return quiet(99)() } })
+				s.wake(at(99))
+				synctest.Wait() // it looks
+				for _, w := range c.wakes {
+					s.wake(w)
+				}
+				close(gate)
+				synctest.Wait()
+				if n := len(s.looked()) - 1; n != c.want {
+					t.Errorf("looked %d times more, want %d", n, c.want)
+				}
+				s.wake(at(98)) // what was taken is not kept
+				synctest.Wait()
+				if n := len(s.looked()); n != 0 {
+					t.Errorf("looked %d times for what it has seen", n)
+				}
+			})
+		})
+	}
+}
+
+// TestInboxSignalsOnce: a wake-up that comes between the signal and the taking is taken
+// with the one before it, and signals no second time.
+func TestInboxSignalsOnce(t *testing.T) {
+	i := newInbox()
+	i.put(store.Wake{At: 1})
+	<-i.ready
+	i.put(store.Wake{At: 2})
+	if w := i.take(); w.At != 2 {
+		t.Errorf("took %+v", w)
+	}
+	select {
+	case <-i.ready:
+		t.Errorf("it signals, and there is %+v", i.take())
+	default:
+	}
+}
+
 // TestBackoff tries again with growing pauses, and at once when etcd is back.
 func TestBackoff(t *testing.T) {
 	s := &script{view: func() (*rollout.View, error) { return nil, store.ErrUnavailable }}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+
+	"routerd.dev/internal/store"
 )
 
 // Check returns everything that is wrong with the settings, each with the name
@@ -23,8 +25,8 @@ func (c *Config) Check() error {
 		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
 	}
 	for key, v := range map[string]string{"group": c.Group, "instance": c.Instance} {
-		if !nameOK(v) {
-			bad(key, "%q: want 1 to 63 letters, digits, '.', '_' or '-'", v)
+		if err := store.CheckName(key, v); err != nil {
+			bad(key, "%v", err)
 		}
 	}
 	addrs := []struct{ key, addr string }{{"http", c.HTTP}, {"https", c.HTTPS}, {"h2c", c.H2C}, {"admin", c.Admin}}
@@ -166,18 +168,4 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		return p, fmt.Errorf("%q: want an address or a CIDR", s)
 	}
 	return p.Masked(), nil
-}
-
-func nameOK(s string) bool {
-	if s == "" || len(s) > 63 {
-		return false
-	}
-	for _, r := range s {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '_', r == '-':
-		default:
-			return false
-		}
-	}
-	return true
 }

@@ -101,7 +101,7 @@ func (c *Config) Flags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.EtcdListen, "embedded-etcd-listen", "127.0.0.1:2379", "client address of the embedded etcd")
 	fs.StringVar(&c.EtcdDir, "embedded-etcd-dir", "", "data of the embedded etcd; empty for etcd/ under the state directory")
 
-	fs.BoolVar(&c.Controller, "controller", false, "stand for election as the fleet's controller (needs write access to the whole prefix)")
+	fs.BoolVar(&c.Controller, "controller", false, "stand for election as the fleet's controller (where etcd controls access, its user needs the role that routectl etcd setup --controller gives)")
 	fs.StringArrayVar(&c.NotifyURLs, "notify-url", nil, "while this instance is the controller, tell this address what becomes of rollouts; may be repeated")
 	fs.StringVar(&c.NotifyKey, "notify-key", "", "file with the key that signs what notify-url is told")
 	fs.StringVar(&c.StateDir, "state-dir", "/var/lib/routerd", "where what was served is remembered, for starting without etcd")
@@ -114,7 +114,7 @@ func (c *Config) Flags(fs *pflag.FlagSet) {
 	fs.BoolVar(&c.TokenStrict, "token-strict", false, "answer 503 to a client that saw a later epoch whose revision this instance does not hold, instead of serving what it has")
 
 	fs.StringSliceVar(&c.TrustedProxies, "trusted-proxies", nil, "CIDRs of proxies whose X-Forwarded-* are believed")
-	fs.BoolVar(&c.ResponseHeaders, "response-headers", false, "say in Routerd-* headers of each answer which route, revision, epoch and instance gave it")
+	fs.BoolVar(&c.ResponseHeaders, "response-headers", false, "say in Routerd-* headers of each answer which route, revision, epoch, group and instance gave it")
 	fs.BoolVar(&c.MergeSlashes, "merge-slashes", false, "take repeated slashes in a path as one instead of refusing them")
 	fs.BoolVar(&c.AllowEncodedSlash, "allow-encoded-slash", false, "take %2F in a path as data within a segment instead of refusing it")
 

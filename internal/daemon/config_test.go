@@ -232,7 +232,8 @@ func TestCheckReportsEverything(t *testing.T) {
 		args string
 		says []string
 	}{
-		{"--group a/b --instance= --prefix / --state-dir=", []string{`group: "a/b"`, `instance: ""`, "prefix:", "state-dir: must be given"}},
+		{"--group a/b --instance= --prefix / --state-dir=", []string{`group: group name "a/b"`, `instance: instance name ""`, "prefix:", "state-dir: must be given"}},
+		{"--group -x --instance .a", []string{`group: group name "-x"`, `instance: instance name ".a"`, "beginning with a letter or a digit"}},
 		{"--http= --admin 127.0.0.1", []string{"http: one of http, https and h2c", `admin: "127.0.0.1": want host:port`}},
 		{"--http :99999 --h2c :http", []string{`http: ":99999": the port`, `h2c: ":http": the port`}},
 		{"--http :80 --admin :80", []string{"admin: :80 is the address of http, too"}},

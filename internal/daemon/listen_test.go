@@ -26,7 +26,7 @@ import (
 
 // patience is how long a test waits for what must happen; far longer than it
 // takes.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
@@ -203,7 +203,7 @@ func dial(t *testing.T, addr string) net.Conn {
 
 func TestHeadLimits(t *testing.T) {
 	c := limits(t)
-	c.MaxHeaderBytes, c.ReadHeaderTimeout = 1024, 50*time.Millisecond
+	c.MaxHeaderBytes, c.ReadHeaderTimeout = 1024, 500*time.Millisecond
 	at := served(t, c, http.HandlerFunc(proto), nil)
 	for name, head := range map[string]string{
 		"too large": "GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 8<<10) + "\r\n\r\n",

@@ -81,7 +81,8 @@ func tellEtcd(ctx context.Context, e *embed.Etcd, i *instance) {
 
 // notifySystemd says that the listeners are open, when the drain begins (ctx
 // ends), and until beside ends that the process lives, as often as systemd asks.
-// Without systemd it does nothing.
+// Readiness is not waited for: while etcd is away, systemd would start the instance
+// again and again. Without systemd it does nothing.
 func notifySystemd(ctx, beside context.Context, i *instance) {
 	say := func(state string) {
 		if _, err := sd.SdNotify(false, state); err != nil {

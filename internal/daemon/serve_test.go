@@ -158,7 +158,7 @@ func TestDrain(t *testing.T) {
 	endpoint := anEtcd(t, "127.0.0.1:0")
 	cfg := instanceConfig(t, endpoint)
 	cfg.AccessLog = filepath.Join(t.TempDir(), "access.log")
-	cfg.DrainDelay = 200 * time.Millisecond
+	cfg.DrainDelay = 2 * time.Second
 	r := start(t, cfg)
 	arrived, release := make(chan struct{}), make(chan struct{})
 	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {

@@ -88,8 +88,8 @@ func (p *pacer) step() error {
 	if p.beat != nil {
 		p.beat()
 	}
-	if err := p.ctx.Err(); err != nil {
-		return fmt.Errorf("compile: %w", err)
+	if err := p.ended(); err != nil {
+		return err
 	}
 	p.worked += worked
 	if p.percent > 0 && p.percent < 100 && (p.steps > burst || p.worked > longBurst) {
@@ -98,12 +98,20 @@ func (p *pacer) step() error {
 		select {
 		case <-pause.C:
 		case <-p.ctx.Done():
-			return fmt.Errorf("compile: %w", p.ctx.Err())
+			return p.ended()
 		}
 	} else {
 		runtime.Gosched()
 	}
 	p.since = time.Now()
+	return nil
+}
+
+// ended fails when the context is done.
+func (p *pacer) ended() error {
+	if err := p.ctx.Err(); err != nil {
+		return fmt.Errorf("compile: %w", err)
+	}
 	return nil
 }
 

@@ -89,7 +89,7 @@ func (e *Engine) RunTests() route.Problems {
 // runTest says what is not as the test expects, in which field; an empty
 // message when all is.
 func (e *Engine) runTest(m *route.Module, t *route.Test, d *Decision) (field, message, hint string) {
-	h := testHead(t)
+	h := TestHead(t)
 	e.Decide(&h, d)
 	want := t.Route
 	if want != "" && !strings.Contains(want, "/") {
@@ -127,8 +127,8 @@ func describe(d *Decision) string {
 	return fmt.Sprintf("%d", d.Status)
 }
 
-// testHead is the request of a route test.
-func testHead(t *route.Test) Head {
+// TestHead is the request of a route test.
+func TestHead(t *route.Test) Head {
 	h := HeadOf(t.Method, t.URL)
 	header := http.Header{}
 	for _, f := range t.Headers {

@@ -50,14 +50,7 @@ func (ec *engineCounters) sum() analysis.Counts {
 	if ec == nil {
 		return analysis.Counts{}
 	}
-	for _, routes := range ec.routes {
-		for i := range routes {
-			if rc := routes[i].Load(); rc != nil {
-				rc.addTo(&sum)
-			}
-		}
-	}
-	ec.noRoute.addTo(&sum)
+	ec.addTo(&sum)
 	return sum.Counts()
 }
 

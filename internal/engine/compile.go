@@ -89,14 +89,19 @@ func Compile(ctx context.Context, ref version.Ref, t *route.Table, lib *Library,
 		pace:   newPacer(ctx, o.Budget),
 		table:  t,
 	}
-	if lib != nil {
-		lib.compiling.RLock()
-		defer lib.compiling.RUnlock()
-	}
 	if o.Previous != nil && o.Previous.lib == lib {
 		c.previous = o.Previous
 	}
-	if err := c.run(); err != nil {
+	if lib != nil {
+		lib.begin(c)
+	}
+	err := c.run()
+	if lib != nil {
+		if ended := lib.end(c); err == nil {
+			err = ended
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	return c.Engine, nil
@@ -260,8 +265,8 @@ func itemsOf(pattern string, parts []*part, count int) []item {
 			if p.shapes != nil {
 				s = &p.shapes[i]
 			} else {
-				again, _, _, _ := again.shape(e.route) // it was compiled once
-				s = &again
+				found, _, _, _ := again.shape(e.route) // it was compiled once
+				s = &found
 			}
 			items = append(items, item{entry: e, shape: s})
 		}

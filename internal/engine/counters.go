@@ -12,13 +12,15 @@ import (
 )
 
 // Counters count requests for each revision and route. They are read while
-// they are written: a reading is not of one instant, but loses nothing.
+// they are written: a reading is not of one instant, but loses nothing. A request is counted
+// when it ends; one whose engine was dropped before that is in Sum alone.
 type Counters struct {
 	shards int // a power of two
 
 	mu      sync.Mutex
 	engines []*engineCounters
-	retired Totals // of engines that were dropped, all routes together
+	leaving map[*tally]bool // of engines that were dropped, while requests may be counted there
+	retired Totals          // of those after that, all routes together
 
 	changes changeCache
 }
@@ -26,7 +28,7 @@ type Counters struct {
 // NewCounters makes counters for the number of processors there is now.
 func NewCounters() *Counters {
 	n := min(runtime.GOMAXPROCS(0), maxShards)
-	return &Counters{shards: 1 << bits.Len(uint(n-1))}
+	return &Counters{shards: 1 << bits.Len(uint(n-1)), leaving: map[*tally]bool{}}
 }
 
 // maxShards bounds what a busy route takes on a large machine.
@@ -88,14 +90,31 @@ func (t *Totals) Merge(o *Totals) {
 	}
 }
 
-// engineCounters are one engine's, allocated for a route when it has its first
-// request.
+// engineCounters are one engine's. The engine has them, and each request that it
+// serves, to its end.
 type engineCounters struct {
-	owner   *Counters
-	ref     version.Ref
-	parts   []*part
-	routes  [][]atomic.Pointer[routeCounter] // by part.slot, then entry.index
-	noRoute routeCounter
+	owner *Counters
+	ref   version.Ref
+	parts []*part
+	tally
+}
+
+// A tally is what an engine counted. It may be read when its engineCounters
+// are garbage: it is allocated apart from them, and knows neither routes nor engine.
+type tally struct {
+	routes  [][]atomic.Pointer[routeCounter] // by part.slot, then entry.index; allocated for a route when it has its first request
+	noRoute *routeCounter
+}
+
+func (t *tally) addTo(sum *Totals) {
+	for _, routes := range t.routes {
+		for i := range routes {
+			if rc := routes[i].Load(); rc != nil {
+				rc.addTo(sum)
+			}
+		}
+	}
+	t.noRoute.addTo(sum)
 }
 
 func (c *Counters) add(e *Engine) *engineCounters {
@@ -103,7 +122,7 @@ func (c *Counters) add(e *Engine) *engineCounters {
 	for _, p := range e.parts {
 		slots = max(slots, p.slot+1)
 	}
-	ec := &engineCounters{owner: c, ref: e.ref, parts: e.parts, routes: make([][]atomic.Pointer[routeCounter], slots)}
+	ec := &engineCounters{owner: c, ref: e.ref, parts: e.parts, tally: tally{routes: make([][]atomic.Pointer[routeCounter], slots), noRoute: new(routeCounter)}}
 	for _, p := range e.parts {
 		ec.routes[p.slot] = make([]atomic.Pointer[routeCounter], len(p.entries))
 	}
@@ -131,9 +150,19 @@ func (c *Counters) keepIf(keep func(*engineCounters) bool) {
 			kept = append(kept, ec)
 			continue
 		}
-		ec.each(func(_ string, t *Totals) { c.retired.Merge(t) })
+		t := ec.tally
+		c.leaving[&t] = true
+		runtime.AddCleanup(ec, c.retire, &t) // each request holds ec to its end
 	}
 	c.engines = kept
+}
+
+// retire takes the last reading of an engine that was dropped.
+func (c *Counters) retire(t *tally) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t.addTo(&c.retired)
+	delete(c.leaving, t)
 }
 
 // All yields the totals of every route that had a request, and of requests
@@ -162,7 +191,10 @@ func (c *Counters) Sum() Totals {
 	defer c.mu.Unlock()
 	sum := c.retired
 	for _, ec := range c.engines {
-		ec.each(func(_ string, t *Totals) { sum.Merge(t) })
+		ec.addTo(&sum)
+	}
+	for t := range c.leaving {
+		t.addTo(&sum)
 	}
 	return sum
 }
@@ -187,7 +219,7 @@ func (ec *engineCounters) each(f func(name string, t *Totals)) {
 
 // count adds one request. at is the number of the caller's shard.
 func (ec *engineCounters) count(r *Record, e *entry, at int) {
-	rc := &ec.noRoute
+	rc := ec.noRoute
 	if e != nil {
 		rc = ec.of(e)
 	}

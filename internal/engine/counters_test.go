@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"testing"
 	"time"
 
@@ -72,7 +73,7 @@ func TestWhatCountsAsAnError(t *testing.T) {
 	t.Cleanup(back.Close)
 	closed := httptest.NewServer(nil)
 	closed.Close()
-	const soon = 150 * time.Millisecond
+	const soon = 600 * time.Millisecond
 	upstream := func(name, url string) route.Upstream {
 		return route.Upstream{Name: name, Targets: []route.Target{{URL: url}}, ConnectTimeout: soon, ResponseTimeout: soon, IdleTimeout: soon, TLS: route.TLS{Insecure: true}}
 	}
@@ -178,4 +179,50 @@ func TestBusyRoutesLoseNothing(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A stream may end long after its engine was dropped: it is counted all the same.
+func TestWhatOutlivesItsEngineIsCounted(t *testing.T) {
+	begun, end := make(chan struct{}), make(chan struct{})
+	back := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "first")
+		_ = http.NewResponseController(w).Flush()
+		close(begun)
+		<-end
+		io.WriteString(w, "last")
+	}))
+	defer back.Close()
+	lib := testLibrary(t)
+	records := make(chan Record, 1)
+	s, srv := startFront(t, FrontOptions{Observer: observerFunc(func(r *Record) { records <- *r })})
+	s.Swap(serving(testEngine(t, lib, 1, back.URL, route.Route{Name: "stream", Path: "/stream", Action: proxyTo("back")})))
+	res := raw(t, srv, "GET /stream HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	<-begun
+	next := testEngine(t, lib, 2, "", route.Route{Name: "next", Path: "/next", Action: respond("")})
+	s.Swap(serving(next))
+	lib.Keep(next)
+	close(end)
+	if got := body(t, res); got != "firstlast" {
+		t.Errorf("got %q", got)
+	}
+	<-records
+	counted := func() {
+		t.Helper()
+		if sum := lib.Counters.Sum(); sum.Requests() != 1 || sum.Status[2] != 1 || sum.BytesOut != 9 || sum.Latency.Count() != 1 {
+			t.Errorf("counted %+v", sum)
+		}
+	}
+	counted()
+	// Its counters go once the last request has ended.
+	leaving := func() int {
+		lib.Counters.mu.Lock()
+		defer lib.Counters.mu.Unlock()
+		return len(lib.Counters.leaving)
+	}
+	for deadline := time.Now().Add(10 * time.Second); leaving() > 0; runtime.GC() {
+		if time.Now().After(deadline) {
+			t.Fatal("the engine's counters are kept although nobody counts")
+		}
+	}
+	counted()
 }

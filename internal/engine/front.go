@@ -32,6 +32,7 @@ type state struct {
 	record   Record
 	ran      int  // middlewares whose Request was called, and whose Response still has to be
 	begun    bool // a response head was written, or handed to be written
+	who      struct{ route, revision, epoch, group, instance said }
 
 	onHead func(status int, h http.Header) // begin and finishHead, made once
 }
@@ -290,14 +291,36 @@ func (st *state) finishHead(status int, h http.Header) {
 	if !st.front.options.ResponseHeaders || rec.Revision.IsZero() {
 		return
 	}
+	who := &st.who
 	if rec.Route != "" {
-		h.Set("Routerd-Route", rec.Route)
+		h["Routerd-Route"] = who.route.text(rec.Route)
 	} else {
-		h.Del("Routerd-Route")
+		delete(h, "Routerd-Route")
 	}
-	h.Set("Routerd-Revision", strconv.FormatInt(rec.Revision.Number, 10))
-	h.Set("Routerd-Epoch", strconv.FormatInt(rec.Epoch, 10))
-	h.Set("Routerd-Instance", rec.Instance)
+	h["Routerd-Revision"] = who.revision.number(rec.Revision.Number)
+	h["Routerd-Epoch"] = who.epoch.number(rec.Epoch)
+	h["Routerd-Group"] = who.group.text(rec.Group)
+	h["Routerd-Instance"] = who.instance.text(rec.Instance)
+}
+
+// said is the value of a header field as it was said last: an answer that says
+// the same shares it. Nobody writes into the values of a header, only replaces them.
+type said []string
+
+func (s *said) text(v string) []string {
+	if len(*s) == 0 || (*s)[0] != v {
+		*s = []string{v}
+	}
+	return *s
+}
+
+func (s *said) number(n int64) []string {
+	var buf [20]byte
+	v := strconv.AppendInt(buf[:0], n, 10)
+	if len(*s) == 0 || (*s)[0] != string(v) {
+		*s = []string{string(v)}
+	}
+	return *s
 }
 
 // answer sends a whole response of our own.

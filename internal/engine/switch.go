@@ -52,7 +52,7 @@ type FrontOptions struct {
 	// TrustedProxies are peers whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 
-	// ResponseHeaders adds Routerd-Route, -Revision, -Epoch and -Instance to
+	// ResponseHeaders adds Routerd-Route, -Revision, -Epoch, -Group and -Instance to
 	// every answer.
 	ResponseHeaders bool
 

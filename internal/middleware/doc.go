@@ -1,6 +1,5 @@
-// Package middleware holds the links of a route's chain: one file per kind,
-// and one line in Kinds. What survives a switch (limiters) lives in a Library,
-// not in an engine.
+// Package middleware holds the links of a route's chain: one file per kind.
+// What survives a switch (limiters) lives in a Library, not in an engine.
 //
 // All kinds are head middlewares: they see and edit the heads of request and
 // response, or answer instead, through Exchange, so they run on every front
@@ -8,9 +7,10 @@
 //
 // # Adding a kind
 //
-// Write one file with a config struct (json and jsonschema_description tags on
-// every field; they make the schema and the reference page) and a function
-// that returns its Kind, and add that function's line to Kinds.
+// Write one file, as stripprefix.go is one: a config struct (json and
+// jsonschema_description tags on every field), a function that makes its Kind, by
+// newKind, and `var _ = register(…)` over what that returns. Nothing else names kinds: what
+// route files may say, the capabilities of a build, and what `make docs` writes of both follow.
 //
 // # Invariants
 //

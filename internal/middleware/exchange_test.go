@@ -58,7 +58,7 @@ func exchange() *Exchange {
 // head makes a Head that must not have problems.
 func head(t testing.TB, kind, config string, env Env) *Head {
 	t.Helper()
-	k, ok := kindNamed(kind)
+	k, ok := registered[kind]
 	if !ok {
 		t.Fatalf("no kind %s", kind)
 	}

@@ -19,6 +19,8 @@ type headerEdits struct {
 	Add    map[string]string `json:"add,omitempty" jsonschema_description:"Fields that join those of the same name; done last. Values as in set."`
 }
 
+var _ = register(headersKind())
+
 func headersKind() Kind {
 	return newKind("headers",
 		"Removes, sets and adds header fields of the request and of the response.",

@@ -102,7 +102,7 @@ func TestReferencesAreResolvedOnTheInstanceAndNeverPrinted(t *testing.T) {
 	if ps := Check("headers", bad); len(ps) != 0 {
 		t.Errorf("what only an instance knows is no problem to Check: %v", ps)
 	}
-	k, _ := kindNamed("headers")
+	k := registered["headers"]
 	h, ps := k.New(bad, env)
 	if h != nil || len(ps) != 4 {
 		t.Fatalf("head %v, problems %v", h, ps)
@@ -209,7 +209,7 @@ func TestI8_StripPrefixLaw(t *testing.T) {
 			t.Skip(err)
 		}
 		config, _ := json.Marshal(stripPrefixConfig{Prefix: prefix})
-		k, _ := kindNamed("stripPrefix")
+		k := registered["stripPrefix"]
 		h, ps := k.New(string(config), Env{})
 		if len(ps) > 0 {
 			t.Fatal(ps)

@@ -4,6 +4,8 @@ type ipAllowConfig struct {
 	Clients []string `json:"clients" jsonschema:"required" jsonschema_description:"Addresses and CIDR ranges that may pass. The client is the peer, or what trusted proxies say."`
 }
 
+var _ = register(ipAllowKind())
+
 func ipAllowKind() Kind {
 	return newKind("ipAllow",
 		"Lets only the listed clients pass; others, and those without an address, are answered with 403.",

@@ -4,6 +4,8 @@ type ipDenyConfig struct {
 	Clients []string `json:"clients" jsonschema:"required" jsonschema_description:"Addresses and CIDR ranges that may not pass. The client is the peer, or what trusted proxies say."`
 }
 
+var _ = register(ipDenyKind())
+
 func ipDenyKind() Kind {
 	return newKind("ipDeny",
 		"Answers the listed clients, and those without an address, with 403; all others pass.",

@@ -3,8 +3,10 @@ package middleware
 import (
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
+	"routerd.dev/internal/buildinfo"
 	"routerd.dev/internal/route"
 )
 
@@ -66,7 +68,7 @@ func (p FieldProblem) Error() string {
 // know: references are checked in form, not resolved. An unknown kind is a
 // problem with an empty Field.
 func Check(kind, config string) []FieldProblem {
-	k, ok := kindNamed(kind)
+	k, ok := registered[kind]
 	if !ok {
 		return unknownKind(kind)
 	}
@@ -78,31 +80,15 @@ func Check(kind, config string) []FieldProblem {
 // they can be checked against the route's pattern. A config that Check
 // refuses has none.
 func Params(kind, config string) []string {
-	k, ok := kindNamed(kind)
+	k, ok := registered[kind]
 	if !ok || k.params == nil {
 		return nil
 	}
 	return k.params(config)
 }
 
-func kindNamed(name string) (Kind, bool) {
-	for _, k := range Kinds() {
-		if k.Name == name {
-			return k, true
-		}
-	}
-	return Kind{}, false
-}
-
 func unknownKind(name string) []FieldProblem {
-	known := ""
-	for i, k := range Kinds() {
-		if i > 0 {
-			known += ", "
-		}
-		known += k.Name
-	}
-	return []FieldProblem{{Message: fmt.Sprintf("unknown middleware %.80q", name), Hint: "known are " + known}}
+	return []FieldProblem{{Message: fmt.Sprintf("unknown middleware %.80q", name), Hint: "known are " + strings.Join(registered.names(), ", ")}}
 }
 
 // newKind makes a Kind of a config struct and a function that builds a Head
@@ -111,7 +97,7 @@ func newKind[C any](name, doc string, build func(c *C, env Env, ps *problems) *H
 	return Kind{
 		Name:       name,
 		Doc:        doc,
-		Capability: "middleware/" + name + "/1",
+		Capability: buildinfo.Middleware(name),
 		Config:     *new(C),
 		New: func(config string, env Env) (*Head, []FieldProblem) {
 			var ps problems

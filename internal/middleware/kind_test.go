@@ -2,6 +2,10 @@ package middleware
 
 import (
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -11,13 +15,24 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestKindsAreWholeAndSorted(t *testing.T) {
-	names := KindNames()
-	want := []string{"headers", "ipAllow", "ipDeny", "rateLimit", "requestID", "rewritePath", "stripPrefix"}
-	if !slices.Equal(names, want) {
-		t.Errorf("kinds %v, want %v", names, want)
+// TestKindsAreWhole asks of every kind what the schema, the reference and the
+// capabilities of a build are made of.
+func TestKindsAreWhole(t *testing.T) {
+	names := registered.names()
+	// A kind that route files use may not go away; a new one needs no line here.
+	for _, old := range []string{"headers", "ipAllow", "ipDeny", "rateLimit", "requestID", "rewritePath", "stripPrefix"} {
+		if !slices.Contains(names, old) {
+			t.Errorf("there is no kind %s any more", old)
+		}
 	}
-	for _, p := range Reference() {
+	pages := Reference()
+	if len(pages) != len(names) {
+		t.Errorf("%d pages of %d kinds", len(pages), len(names))
+	}
+	for i, p := range pages {
+		if p.Name != names[i] {
+			t.Errorf("page %d is of %s, want %s: by name", i, p.Name, names[i])
+		}
 		if p.Doc == "" || p.Capability != "middleware/"+p.Name+"/1" || len(p.Fields) == 0 {
 			t.Errorf("%s: page is not whole: %+v", p.Name, p)
 		}
@@ -26,6 +41,64 @@ func TestKindsAreWholeAndSorted(t *testing.T) {
 				t.Errorf("%s: field %+v lacks its name or doc", p.Name, f)
 			}
 		}
+	}
+}
+
+// TestOneFileOneKind reads the package: what makes a kind registers it, in the
+// same file, and no file has two.
+func TestOneFileOneKind(t *testing.T) {
+	paths, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := 0
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") || path == "kind.go" || path == "kinds.go" { // which define both
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls := map[string]int{}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				if name, ok := call.Fun.(*ast.Ident); ok {
+					calls[name.Name]++
+				}
+			}
+			return true
+		})
+		kinds += calls["register"]
+		if calls["register"] != calls["newKind"] || calls["register"] > 1 {
+			t.Errorf("%s makes %d kinds and registers %d: a file makes one and registers it, or none", path, calls["newKind"], calls["register"])
+		}
+	}
+	if kinds != len(Kinds()) {
+		t.Errorf("%d files register a kind, and there are %d kinds", kinds, len(Kinds()))
+	}
+}
+
+func TestRegistryRefuses(t *testing.T) {
+	whole := newKind("a", "Does it.", func(*stripPrefixConfig, Env, *problems) *Head { return &Head{} })
+	r := registry{}
+	if err := r.add(whole); err != nil {
+		t.Fatal(err)
+	}
+	undocumented, nameless := whole, whole
+	undocumented.Name, undocumented.Doc = "b", ""
+	nameless.Name = ""
+	for what, k := range map[string]Kind{
+		"two kinds have the name a": whole,
+		`kind "b" lacks`:            undocumented,
+		`kind "" lacks`:             nameless,
+	} {
+		if err := r.add(k); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%v, want %q", err, what)
+		}
+	}
+	if names := r.names(); !slices.Equal(names, []string{"a"}) {
+		t.Errorf("the registry has %v", names)
 	}
 }
 

@@ -8,8 +8,7 @@ import (
 // scope, kind and config give the same object, with its state, in the next
 // engine too. It may be used from many goroutines.
 type Library struct {
-	env   Env
-	kinds map[string]Kind
+	env Env
 
 	mu    sync.Mutex
 	heads map[headKey]*Head
@@ -23,11 +22,7 @@ type headKey struct{ scope, kind, config string }
 func NewLibrary(env Env) *Library {
 	env = env.withDefaults()
 	env.keys = &keyBudget{}
-	l := &Library{env: env, kinds: map[string]Kind{}, heads: map[headKey]*Head{}}
-	for _, k := range Kinds() {
-		l.kinds[k.Name] = k
-	}
-	return l
+	return &Library{env: env, heads: map[headKey]*Head{}}
 }
 
 // Head returns the Head of a kind and its canonical config. Scope names whose
@@ -37,7 +32,7 @@ func NewLibrary(env Env) *Library {
 // sees what the instance has then. On problems the Head is nil and nothing is
 // kept.
 func (l *Library) Head(scope, kind, config string) (*Head, []FieldProblem) {
-	k, ok := l.kinds[kind]
+	k, ok := registered[kind]
 	if !ok {
 		return nil, unknownKind(kind)
 	}

@@ -27,6 +27,8 @@ const (
 	maxRate  = 1e7 // requests a second: an interval is a whole number of nanoseconds
 )
 
+var _ = register(rateLimitKind())
+
 func rateLimitKind() Kind {
 	k := newKind("rateLimit",
 		"Lets each key make so many requests in a time, by a token bucket on this instance; more are answered with 429, Retry-After and RateLimit. The count survives switches as long as the limit is not changed.",

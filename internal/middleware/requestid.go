@@ -11,6 +11,8 @@ type requestIDConfig struct {
 	Trust  bool   `json:"trust,omitempty" jsonschema_description:"Keep an id that the client sent, if it is 1 to 128 letters, digits or -_.:/+=. Otherwise it is replaced."`
 }
 
+var _ = register(requestIDKind())
+
 func requestIDKind() Kind {
 	return newKind("requestID",
 		"Gives each request an id of 32 hexadecimal digits, in a header field of the request and of the response.",

@@ -23,6 +23,8 @@ const (
 	maxRegexInsts = route.MaxRegexpProgram
 )
 
+var _ = register(rewritePathKind())
+
 func rewritePathKind() Kind {
 	k := newKind("rewritePath",
 		"Replaces the path that is forwarded, by a template or a regular expression. A result that is not a path is answered with 400.",

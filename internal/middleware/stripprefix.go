@@ -10,6 +10,8 @@ type stripPrefixConfig struct {
 	Prefix string `json:"prefix" jsonschema:"required" jsonschema_description:"Path that is taken off the front, whole segments, without a slash at its end: with /api, /api/users becomes /users and /api becomes /. A path that does not begin with it is left as it is."`
 }
 
+var _ = register(stripPrefixKind())
+
 func stripPrefixKind() Kind {
 	return newKind("stripPrefix",
 		"Takes a prefix off the path that is forwarded.",

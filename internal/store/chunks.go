@@ -30,6 +30,7 @@ type chunkRead struct {
 	wake   chan struct{} // holds one
 	turn   bool          // whoever waits is to read; under the lock
 	done   bool          // somebody else has read it
+	gone   bool          // it waits no longer, though another reads for it
 	value  []byte
 	err    error
 }
@@ -74,6 +75,7 @@ func (c *chunkReads) pass() {
 func (c *chunkReads) leave(me *chunkRead) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	me.gone = true
 	if i := slices.Index(c.waiting, me); i >= 0 {
 		c.waiting = slices.Delete(c.waiting, i, i+1)
 	}
@@ -93,11 +95,12 @@ func (c *chunkReads) take() []*chunkRead {
 }
 
 // hand wakes those for whom the first of some has read, and passes the turn on.
-// When its reading was called off, the others are none the wiser and wait on.
+// When its reading was called off, the others are none the wiser and wait on, but for
+// those who are gone: the turn must not be passed to who does not take it.
 func (c *chunkReads) hand(some []*chunkRead, read bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	others := some[1:]
+	others := slices.DeleteFunc(some[1:], func(r *chunkRead) bool { return r.gone })
 	if !read {
 		c.waiting = slices.Concat(others, c.waiting)
 	} else {

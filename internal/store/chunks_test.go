@@ -32,11 +32,12 @@ func chunkBytes(t *testing.T, s *Store, n int) []version.Digest {
 	return ds
 }
 
-// crowd asks for chunks while the turn is held, and returns once all wait.
+// crowd asks for chunks while the turn is held, and returns once all wait, too.
 func crowd(t *testing.T, s *Store, wg *sync.WaitGroup, ctxs []context.Context, ds []version.Digest, got []string, errs []error) {
 	t.Helper()
 	s.chunks.mu.Lock()
 	s.chunks.reading = true
+	was := len(s.chunks.waiting)
 	s.chunks.mu.Unlock()
 	for i, d := range ds {
 		wg.Go(func() {
@@ -47,11 +48,11 @@ func crowd(t *testing.T, s *Store, wg *sync.WaitGroup, ctxs []context.Context, d
 			s.chunks.mu.Lock()
 			n := len(s.chunks.waiting)
 			s.chunks.mu.Unlock()
-			if n == i+1 {
+			if n == was+i+1 {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("%d wait, want %d", n, i+1)
+				t.Fatalf("%d wait, want %d", n, was+i+1)
 			}
 		}
 	}
@@ -153,6 +154,52 @@ func TestChunkOfWhoGoesAway(t *testing.T) {
 	}
 	// And one that goes away with the turn, as the last.
 	s.chunks.leave(others[1])
+	if s.chunks.reading || len(s.chunks.waiting) > 0 {
+		t.Errorf("reading: %v, %d wait: nobody reads any more", s.chunks.reading, len(s.chunks.waiting))
+	}
+}
+
+// TestChunkAfterAllWentAway: those for whom another reads go away before it is called
+// off, as the fetchers of a build that is cancelled do. Nobody of them is given the
+// turn: whoever asks next has it.
+func TestChunkAfterAllWentAway(t *testing.T) {
+	h := halves(t, shared.endpoint(), 1, nil)[0]
+	s := through(t, Config{}, h)
+	ds := chunkBytes(t, s, mostChunks)
+	reader, callOff := context.WithCancel(t.Context())
+	build, cancel := context.WithCancel(t.Context())
+	ctxs, got, errs := make([]context.Context, len(ds)), make([]string, len(ds)), make([]error, len(ds))
+	for i := range ctxs {
+		ctxs[i] = build
+	}
+	ctxs[0] = reader
+	var first, others sync.WaitGroup
+	h.setDeaf(true)
+	crowd(t, s, &first, ctxs[:1], ds[:1], got[:1], errs[:1])
+	crowd(t, s, &others, ctxs[1:], ds[1:], got[1:], errs[1:])
+	s.passTurn()
+	eventually(t, "the first reads for all", func() bool {
+		s.chunks.mu.Lock()
+		defer s.chunks.mu.Unlock()
+		return len(s.chunks.waiting) == 0
+	})
+	cancel()
+	others.Wait()
+	callOff()
+	first.Wait()
+	for i, err := range errs {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("chunk %d: %v", i, err)
+		}
+	}
+	h.setDeaf(false)
+	ctx, end := context.WithTimeout(t.Context(), 10*time.Second)
+	defer end()
+	if b, err := s.Chunk(ctx, ds[3]); err != nil || string(b) != "3" {
+		t.Errorf("the next chunk: %q, %v", b, err)
+	}
+	s.chunks.mu.Lock()
+	defer s.chunks.mu.Unlock()
 	if s.chunks.reading || len(s.chunks.waiting) > 0 {
 		t.Errorf("reading: %v, %d wait: nobody reads any more", s.chunks.reading, len(s.chunks.waiting))
 	}

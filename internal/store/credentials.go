@@ -142,8 +142,7 @@ func (s *Store) reread(c *clientv3.Client, err error) (refused bool) {
 	if loadErr != nil || same {
 		return false
 	}
-	s.log.Info("the credentials for etcd were changed, connecting anew")
-	s.renew(c)
+	s.renew(c, "the credentials for it were changed")
 	return refused
 }
 

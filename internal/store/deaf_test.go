@@ -389,6 +389,39 @@ func TestUnheardMemberAndUsers(t *testing.T) {
 	}
 }
 
+// Nobody waits longer than he said for a client that etcd neither lets in nor turns
+// away: not who has it made, not who comes later, and not Close.
+func TestMakingAClientKeepsNobody(t *testing.T) {
+	t.Parallel()
+	const most = 10 * time.Second // less than the making takes
+	h := halves(t, shared.endpoint(), 1, nil)[0]
+	h.setDeaf(true)
+	s := through(t, Config{Username: "root", Password: "secret", DialTimeout: 2 * most}, h)
+	soon := func(what string, f func()) {
+		t.Helper()
+		began := time.Now()
+		f()
+		if took := time.Since(began); took > most {
+			t.Errorf("%s took %v", what, took)
+		}
+	}
+	for _, who := range []string{"who has it made", "who comes later"} {
+		soon(who, func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			_, err := s.get(ctx, "read", "k")
+			wantErr(t, err, ErrUnavailable)
+		})
+	}
+	if n := len(h.heard()); n > 1 {
+		t.Errorf("the password was shown %d times", n)
+	}
+	soon("close", func() { must(t, s.Close()) })
+	if _, err := s.get(t.Context(), "read", "k"); !errors.Is(err, errClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
 // However many calls wait, there is one greeting; and the longer nobody can tell
 // who is silent, the fewer.
 func TestGreetingsAreFew(t *testing.T) {
@@ -501,7 +534,7 @@ func TestLeaseThroughUnheardMember(t *testing.T) {
 	t.Parallel()
 	m := halves(t, shared.endpoint(), 3, func(method string, _ []byte) bool { return method == "/etcdserverpb.Lease/LeaseKeepAlive" })
 	s := through(t, Config{}, m...)
-	l, err := s.grant(t.Context(), "take a lease", 6*time.Second)
+	l, err := s.grant(t.Context(), "take a lease", 12*time.Second)
 	must(t, err)
 	defer func() { must(t, l.release(t.Context(), "give it back")) }()
 	eventually(t, "it is left out", func() bool { return s.leavesOut(s.Endpoints()) || l.isLost() })

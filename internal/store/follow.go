@@ -73,7 +73,7 @@ func (s *Store) follow(ctx context.Context, o WatchOptions, keys []watched, f fo
 		}
 		tell(err)
 		if failed++; failed%3 == 0 {
-			s.renew(client)
+			s.renew(client, "reads fail again and again: "+err.Error())
 		}
 		_ = pause(ctx, backoff(failed-1))
 	}
@@ -154,21 +154,21 @@ func (r *following) watch(ctx context.Context, at int64) error {
 			reread.Reset(jitter(r.o.Reread))
 		case <-silence.C:
 			if asked && !heard && len(responses) == 0 {
-				r.s.renew(client)
+				r.s.renew(client, errWatchSilent.Error())
 				return errWatchSilent
 			}
-			asked, heard = requestProgress(ctx, client), false
+			requestProgress(ctx, client)
+			asked, heard = true, false
 		}
 	}
 }
 
 // requestProgress asks the server to say something on the watch.
-func requestProgress(ctx context.Context, c *clientv3.Client) bool {
+func requestProgress(ctx context.Context, c *clientv3.Client) {
 	ctx, cancel := context.WithTimeout(ctx, 250*time.Millisecond)
 	defer cancel()
 	// What cannot even be asked counts as asked: it will not be heard.
 	_ = c.RequestProgress(ctx)
-	return true
 }
 
 // forward passes one watch's responses on; the last one says that it ended.

@@ -256,7 +256,7 @@ func (s *Store) judge(began time.Time, found []greeted) {
 	switch {
 	case c == nil:
 	case s.leavesOut(c.Endpoints()):
-		s.renew(c)
+		s.renew(c, "a member that it uses has no answer")
 	case len(c.Endpoints()) < len(want):
 		c.SetEndpoints(want...)
 	}

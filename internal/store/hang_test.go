@@ -110,6 +110,7 @@ func TestHungMemberCostsLittle(t *testing.T) {
 		_, err := s.Fleet(t.Context())
 		must(t, err)
 	}
+	<-time.After(time.Second) // the second is connected to beside the calls
 	first := raw(t, s)
 	h.hang()
 	began := time.Now()

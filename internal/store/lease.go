@@ -84,7 +84,7 @@ func (l *lease) follow(ctx context.Context, renewed *time.Time) bool {
 	defer cancel()
 	renewals, err := c.KeepAlive(ctx, l.id)
 	if err != nil { // this client will not renew anything any more
-		l.s.renew(c)
+		l.s.renew(c, "it renews no lease: "+err.Error())
 		return true
 	}
 	expiry, late := time.NewTimer(left()), time.NewTimer(l.patience())
@@ -107,7 +107,7 @@ func (l *lease) follow(ctx context.Context, renewed *time.Time) bool {
 			l.s.suspect()
 			asked := l.ask(ctx, renewed)
 			if !asked || silent {
-				l.s.renew(c)
+				l.s.renew(c, "the renewals of a lease are silent")
 				_ = asked || l.ask(ctx, renewed) // there is time for one more; keep goes on from here
 				return ctx.Err() == nil
 			}

@@ -260,14 +260,14 @@ func TestLeaveTakesEverything(t *testing.T) {
 // The lease outlives the client that took it.
 func TestLeaseSurvivesANewClient(t *testing.T) {
 	s := fleet(t)
-	m, err := s.Join(t.Context(), rollout.Instance{Instance: "a", Group: "main", Boot: "x"}, time.Second)
+	m, err := s.Join(t.Context(), rollout.Instance{Instance: "a", Group: "main", Boot: "x"}, 3*time.Second)
 	must(t, err)
 	t.Cleanup(func() { _ = m.Leave(context.Background()) })
-	s.renew(raw(t, s))
+	s.renew(raw(t, s), "for the test")
 	select {
 	case <-m.Lost():
 		t.Fatal("lost")
-	case <-time.After(3 * m.lease.ttl): // without renewals it would be long gone
+	case <-time.After(m.lease.ttl + m.lease.ttl/2): // without renewals it would be long gone
 	}
 	must(t, m.Report(t.Context(), rollout.Report{}))
 }

@@ -52,14 +52,13 @@ type Published struct {
 // or in a minute. With ErrNothingChanged the pieces that etcd lacked are back,
 // and counted: it may be that nothing can be published on the target without them.
 func (s *Store) Publish(ctx context.Context, req PublishRequest) (Published, error) {
-	what := "publish " + req.Snapshot.Digest.Short()
-	if req.Intent != nil {
-		if err := checkIntent(fillIntent(*req.Intent, time.Time{}, req.Author, req.Message)); err != nil {
-			return Published{}, fmt.Errorf("%s: %w", what, err)
-		}
+	begun, err := s.publication(req)
+	if err != nil {
+		return Published{}, err
 	}
+	what := begun.what
 	for try := 0; ; try++ {
-		p := publication{s: s, what: what, req: req}
+		p := begun
 		if err := p.begin(ctx); err != nil { // before anything is uploaded
 			if !errors.Is(err, ErrNothingChanged) || !req.Anew && p.whole() {
 				return Published{}, err
@@ -80,6 +79,33 @@ func (s *Store) Publish(ctx context.Context, req PublishRequest) (Published, err
 		}
 		return done, err
 	}
+}
+
+// WouldPublish says what Publish would record now, and fails as Publish would
+// before its first write. It writes nothing, needs only to read, and waits for no gc. The
+// number may go to another publish that comes first.
+func (s *Store) WouldPublish(ctx context.Context, req PublishRequest) (Published, error) {
+	p, err := s.publication(req)
+	if err != nil {
+		return Published{}, err
+	}
+	if _, err := p.look(ctx); err != nil {
+		return Published{}, err
+	}
+	would, _ := p.records(time.Now().UTC())
+	return would, nil
+}
+
+// publication begins one, and fails when its intent is none that a controller can
+// carry out.
+func (s *Store) publication(req PublishRequest) (publication, error) {
+	p := publication{s: s, what: "publish " + req.Snapshot.Digest.Short(), req: req}
+	if req.Intent != nil {
+		if err := checkIntent(fillIntent(*req.Intent, time.Time{}, req.Author, req.Message)); err != nil {
+			return p, fmt.Errorf("%s: %w", p.what, err)
+		}
+	}
+	return p, nil
 }
 
 // errCollected: gc began since the publisher looked what is there.
@@ -211,25 +237,39 @@ type publication struct {
 	highest           int64
 }
 
+// Where look's read has what. The pieces come behind.
+const (
+	lookFormat = iota
+	lookFleet
+	lookHead
+	lookGroups
+	lookReports
+	lookRevisions
+	lookCondemned
+	lookGCLock
+	lookGCCount
+	lookPieces
+)
+
 // look reads what the revision builds on, and fails when it is not to be made.
 // It returns gc's lock, nil while none runs, and reads beside it which pieces are
 // there, unless these are many.
 func (p *publication) look(ctx context.Context) (*mvccpb.KeyValue, error) {
 	s := p.s
 	ops := []clientv3.Op{
-		clientv3.OpGet(s.key(keyFormat)),
-		clientv3.OpGet(s.key(keyFleet)),
-		clientv3.OpGet(s.key(keyHead)),
-		clientv3.OpGet(s.key(dirGroups), clientv3.WithPrefix()),
-		clientv3.OpGet(s.key(dirReports), clientv3.WithPrefix()),
-		clientv3.OpGet(s.key(dirRevisions), clientv3.WithRange(s.revisionKey(mostCount+1)), clientv3.WithKeysOnly(),
+		lookFormat:  clientv3.OpGet(s.key(keyFormat)),
+		lookFleet:   clientv3.OpGet(s.key(keyFleet)),
+		lookHead:    clientv3.OpGet(s.key(keyHead)),
+		lookGroups:  clientv3.OpGet(s.key(dirGroups), clientv3.WithPrefix()),
+		lookReports: clientv3.OpGet(s.key(dirReports), clientv3.WithPrefix()),
+		lookRevisions: clientv3.OpGet(s.key(dirRevisions), clientv3.WithRange(s.revisionKey(mostCount+1)), clientv3.WithKeysOnly(),
 			clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(lastKeys)),
-		clientv3.OpGet(s.key(dirCondemned + p.req.Snapshot.Digest.String())),
-		clientv3.OpGet(s.key(keyGCLock)), clientv3.OpGet(s.key(keyGCCount)),
+		lookCondemned: clientv3.OpGet(s.key(dirCondemned + p.req.Snapshot.Digest.String())),
+		lookGCLock:    clientv3.OpGet(s.key(keyGCLock)),
+		lookGCCount:   clientv3.OpGet(s.key(keyGCCount)),
 	}
-	fixed := len(ops)
 	keys := s.pieceKeys(p.req.Snapshot)
-	if fixed+len(keys) > batchOps {
+	if lookPieces+len(keys) > batchOps {
 		keys = nil
 	}
 	for _, k := range keys {
@@ -239,20 +279,21 @@ func (p *publication) look(ctx context.Context) (*mvccpb.KeyValue, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.gcSeen, p.there = modOf(onlyKV(resp, fixed-1)), nil
+	p.gcSeen, p.there = modOf(onlyKV(resp, lookGCCount)), nil
 	if keys != nil {
 		p.there = make(map[string]bool, len(keys))
 	}
 	for i, k := range keys {
-		p.there[k] = resp.Responses[fixed+i].GetResponseRange().Count > 0
+		p.there[k] = resp.Responses[lookPieces+i].GetResponseRange().Count > 0
 	}
-	return onlyKV(resp, fixed-2), p.judge(resp)
+	return onlyKV(resp, lookGCLock), p.judge(resp)
 }
 
 // judge takes what look read.
 func (p *publication) judge(resp *clientv3.TxnResponse) (err error) {
 	s := p.s
-	format, fleet, head := onlyKV(resp, 0), onlyKV(resp, 1), onlyKV(resp, 2)
+	format, fleet, head := onlyKV(resp, lookFormat), onlyKV(resp, lookFleet), onlyKV(resp, lookHead)
+	groups := resp.Responses[lookGroups].GetResponseRange().Kvs
 	if format == nil {
 		return fmt.Errorf("%s: %w", p.what, s.notInitialized())
 	}
@@ -273,12 +314,12 @@ func (p *publication) judge(resp *clientv3.TxnResponse) (err error) {
 			return fmt.Errorf("%s: %w", p.what, err)
 		}
 	}
-	last, err := s.lastRevision(resp.Responses[5].GetResponseRange().Kvs, most)
+	last, err := s.lastRevision(resp.Responses[lookRevisions].GetResponseRange().Kvs, most)
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.what, err)
 	}
 	p.highest = max(p.highest, last) // never overwritten, also when head was lost
-	if kv := onlyKV(resp, 6); kv != nil {
+	if kv := onlyKV(resp, lookCondemned); kv != nil {
 		var c rollout.Condemned
 		_ = json.Unmarshal(kv.Value, &c) // then it is condemned without a reason
 		return fmt.Errorf("%s: %w: %s; change the routes and publish again", p.what, ErrCondemned, c.Why)
@@ -287,11 +328,11 @@ func (p *publication) judge(resp *clientv3.TxnResponse) (err error) {
 		return fmt.Errorf("%s: %w: the target is %s, and this was composed on %s: publish again to compose on the new one",
 			p.what, ErrConflict, refName(p.fleet.Target), refName(p.req.Parent))
 	}
-	if p.fleet.Target.Digest == p.req.Snapshot.Digest && allServe(resp.Responses[3].GetResponseRange().Kvs, p.fleet.Target.Digest) {
+	if p.fleet.Target.Digest == p.req.Snapshot.Digest && allServe(groups, p.fleet.Target.Digest) {
 		return fmt.Errorf("%s: %w", p.what, &NothingChangedError{Target: p.fleet.Target})
 	}
 	epochs := map[string]int64{}
-	for _, kv := range resp.Responses[3].GetResponseRange().Kvs {
+	for _, kv := range groups {
 		var a rollout.Assignment
 		_ = json.Unmarshal(kv.Value, &a) // a broken one has epoch 0
 		if checkEpoch(a.Epoch) == nil {
@@ -299,7 +340,7 @@ func (p *publication) judge(resp *clientv3.TxnResponse) (err error) {
 		}
 	}
 	known := p.highest
-	for _, kv := range resp.Responses[4].GetResponseRange().Kvs {
+	for _, kv := range resp.Responses[lookReports].GetResponseRange().Kvs {
 		var r rollout.Report
 		if json.Unmarshal(kv.Value, &r) == nil && credible(&r, epochs[r.Group], known) { // a broken report knows no number
 			p.highest = max(p.highest, r.HighestRevision)

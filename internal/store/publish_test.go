@@ -577,7 +577,7 @@ func TestGCLockStopsOthers(t *testing.T) {
 	_, err = s.lockGC(t.Context(), "test", "sam", l)
 	must(t, err)
 	brief := func() context.Context {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		t.Cleanup(cancel)
 		return ctx
 	}

@@ -344,6 +344,7 @@ func (s *Store) as(user, password string) (other *Store, end func(), err error) 
 	}
 	cfg := s.cfg
 	cfg.Username, cfg.Password = user, password
+	cfg.TLS, cfg.Sources = s.tlsConfig(), nil // they name this user's password
 	if other, err = Open(cfg); err != nil {
 		return nil, nil, err
 	}

@@ -381,6 +381,37 @@ func TestEnableNeverLocksOut(t *testing.T) {
 	}
 }
 
+// TestEnableByWhoIsReadAgain: what the caller's credentials are read again from is not
+// root's, whose password is another.
+func TestEnableByWhoIsReadAgain(t *testing.T) {
+	e := secure(t, false)
+	c, err := e.ca.Issue(CertificateRequest{Name: "y", Days: 1})
+	must(t, err)
+	authority, _ := e.ca.Files()
+	s := e.with(t, "x", Config{Sources: &Sources{CA: authority, Cert: c.Cert, Key: c.Key}})
+	_, err = s.SetUpAccess(t.Context(), Setup{Access: everybody, Enable: true, RootPassword: "secret"})
+	must(t, err)
+	root := e.with(t, "z", Config{Username: "root", Password: "secret"})
+	if st, err := root.AccessState(t.Context()); err != nil || !st.Enabled {
+		t.Errorf("access control is on: %v, %v", st.Enabled, err)
+	}
+}
+
+// TestPlanIsTheSameEachTime, also of what is found in no order.
+func TestPlanIsTheSameEachTime(t *testing.T) {
+	st := AccessState{Users: map[string][]string{}, Roles: map[string][]Grant{}}
+	for i := range 9 {
+		st.Users[fmt.Sprint(setupUser, i)] = []string{rootUser}
+	}
+	o := Setup{Access: everybody, Enable: true}
+	first := o.plan("/routerd/", st)
+	for range 20 {
+		if again := o.plan("/routerd/", st); !slices.Equal(again, first) {
+			t.Fatalf("steps %v, and before %v", again, first)
+		}
+	}
+}
+
 // TestNamesThatReachFurther are refused, before anything is asked of etcd.
 func TestNamesThatReachFurther(t *testing.T) {
 	for name, a := range map[string]Access{

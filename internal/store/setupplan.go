@@ -279,7 +279,7 @@ func (p *planner) revoke() {
 			}
 		}
 	}
-	for user := range p.st.Users {
+	for _, user := range slices.Sorted(maps.Keys(p.st.Users)) {
 		if strings.HasPrefix(user, setupUser) { // of a setup that was killed
 			p.take = append(p.take, AccessStep{Do: deleteUser, User: user})
 		}

@@ -111,8 +111,8 @@ func (s *Store) Close() error {
 
 var errClosed = errors.New("the store is closed")
 
-// A dialing is one try to make a client, which others wait for. With a user it
-// takes as long as etcd needs to authenticate.
+// A dialing is one try to make a client. With a user it takes as long as etcd needs to
+// authenticate; who wants the client waits no longer than it cares to.
 type dialing struct {
 	done   chan struct{}
 	client *clientv3.Client
@@ -130,19 +130,23 @@ func (s *Store) etcd(ctx context.Context) (*clientv3.Client, error) {
 		return s.client, nil
 	}
 	d := s.dialing
-	if d != nil {
-		s.mu.Unlock()
-		select {
-		case <-d.done:
-			return d.client, d.err
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	if d == nil {
+		d = &dialing{done: make(chan struct{})}
+		s.dialing = d
+		s.wg.Go(func() { s.connect(d) })
 	}
-	d = &dialing{done: make(chan struct{})}
-	s.dialing = d
 	s.mu.Unlock()
+	select {
+	case <-d.done:
+		return d.client, d.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
 
+// connect makes the client that d is for, and goes on when nobody waits for it any more:
+// the next call needs it. Close waits for it.
+func (s *Store) connect(d *dialing) {
 	defer close(d.done)
 	d.client, d.err = s.dial()
 	s.mu.Lock()
@@ -156,11 +160,10 @@ func (s *Store) etcd(ctx context.Context) (*clientv3.Client, error) {
 		d.client.SetEndpoints(s.endpoints()...) // a greeting may have ended meanwhile
 	}
 	s.client = d.client
-	return d.client, d.err
 }
 
 // dial makes a client. With a user that is a call, which a member that hangs does
-// not answer either: once found out, it is made without that one.
+// not answer either: once found out, it is made without that one. Close ends it.
 func (s *Store) dial() (*clientv3.Client, error) {
 	for {
 		s.mu.Lock()
@@ -169,6 +172,7 @@ func (s *Store) dial() (*clientv3.Client, error) {
 		now := s.credentials()
 		ctx, giveUp := context.WithCancel(context.Background()) // the client's own, as long as it lives
 		end := s.guard(s.life, endpoints, giveUp)
+		made := context.AfterFunc(s.life, giveUp)
 		c, err := clientv3.New(clientv3.Config{
 			Context:              ctx,
 			Endpoints:            endpoints,
@@ -180,6 +184,7 @@ func (s *Store) dial() (*clientv3.Client, error) {
 			DialKeepAliveTimeout: 3 * time.Second,
 			Logger:               zap.NewNop(),
 		})
+		made()
 		end()
 		if ctx.Err() == nil {
 			return c, err
@@ -187,13 +192,15 @@ func (s *Store) dial() (*clientv3.Client, error) {
 		if err == nil {
 			_ = c.Close() // given up in the moment when it was made
 		}
+		if s.life.Err() != nil {
+			return nil, errClosed
+		}
 	}
 }
 
-// renew replaces a client that no longer gets through, unless that has
-// happened already. What the old one had under way fails; leases go on with
-// the new one.
-func (s *Store) renew(old *clientv3.Client) {
+// renew replaces a client, and logs why, unless that has happened already. What the
+// old one had under way fails; leases go on with the new one.
+func (s *Store) renew(old *clientv3.Client, why string) {
 	s.mu.Lock()
 	if s.closed || s.client != old || old == nil {
 		s.mu.Unlock()
@@ -201,7 +208,7 @@ func (s *Store) renew(old *clientv3.Client) {
 	}
 	s.client = nil
 	s.mu.Unlock()
-	s.log.Warn("etcd connection is silent, making a new one")
+	s.log.Warn("making a new connection to etcd", "why", why)
 	_ = old.Close() // it is being thrown away because it does not work
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"routerd.dev/internal/rollout"
@@ -227,6 +228,16 @@ func pack(ops []clientv3.Op, cmps int) []clientv3.Op {
 	return packed
 }
 
+// Where whyOps' read has what.
+const (
+	whyLeader = iota
+	whyFleet
+	whyGroups
+	whyPrepares
+	whyIntents
+	whyReady
+)
+
 // whyOps reads what tells the reasons for a failed Apply apart.
 func (s *Store) whyOps() []clientv3.Op {
 	newest := func(dir string) clientv3.Op {
@@ -234,18 +245,18 @@ func (s *Store) whyOps() []clientv3.Op {
 			clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend), clientv3.WithLimit(1))
 	}
 	return []clientv3.Op{
-		clientv3.OpGet(s.key(keyLeader)),
-		clientv3.OpGet(s.key(keyFleet), clientv3.WithKeysOnly()),
-		newest(dirGroups), newest(dirPrepares), newest(dirIntents),
-		clientv3.OpGet(s.key(dirReady), clientv3.WithPrefix()),
+		whyLeader:   clientv3.OpGet(s.key(keyLeader)),
+		whyFleet:    clientv3.OpGet(s.key(keyFleet), clientv3.WithKeysOnly()),
+		whyGroups:   newest(dirGroups),
+		whyPrepares: newest(dirPrepares),
+		whyIntents:  newest(dirIntents),
+		whyReady:    clientv3.OpGet(s.key(dirReady), clientv3.WithPrefix()),
 	}
 }
 
 func (t *Term) why(resp *clientv3.TxnResponse, at *rollout.View, c rollout.Change) error {
-	got := func(i int) *clientv3.GetResponse {
-		return (*clientv3.GetResponse)(resp.Responses[i].GetResponseRange())
-	}
-	if l := got(0).Kvs; len(l) == 0 || l[0].CreateRevision != t.created {
+	got := func(i int) []*mvccpb.KeyValue { return resp.Responses[i].GetResponseRange().Kvs }
+	if l := got(whyLeader); len(l) == 0 || l[0].CreateRevision != t.created {
 		by := "nobody"
 		if len(l) > 0 {
 			by = string(l[0].Value)
@@ -254,18 +265,18 @@ func (t *Term) why(resp *clientv3.TxnResponse, at *rollout.View, c rollout.Chang
 	} else if mod := l[0].ModRevision; mod > at.At {
 		return fmt.Errorf("%w: this controller wrote at %d, read at %d", ErrStale, mod, at.At)
 	}
-	if len(got(1).Kvs) == 0 {
+	if len(got(whyFleet)) == 0 {
 		return fmt.Errorf("%w: %s is gone", ErrStale, t.s.key(keyFleet))
 	}
-	for i := 1; i <= 4; i++ {
-		for _, kv := range got(i).Kvs {
+	for _, i := range []int{whyFleet, whyGroups, whyPrepares, whyIntents} {
+		for _, kv := range got(i) {
 			if kv.ModRevision > at.At {
 				return fmt.Errorf("%w: %s was written at %d, read at %d", ErrStale, kv.Key, kv.ModRevision, at.At)
 			}
 		}
 	}
 	held := map[string][]string{}
-	for _, kv := range got(5).Kvs {
+	for _, kv := range got(whyReady) {
 		group, _, _ := strings.Cut(t.s.name(string(kv.Key), dirReady), "/")
 		held[group] = append(held[group], string(kv.Value))
 	}

@@ -47,44 +47,34 @@ func (s *Store) View(ctx context.Context) (*rollout.View, error) {
 // assignment is unreadable, the group's instances, prepare and reports are left
 // out with it, so that nobody takes it for a group that serves nothing yet.
 func (s *Store) ViewBroken(ctx context.Context) (*rollout.View, []Broken, error) {
-	dirs := []string{
-		dirGroups, dirPrepares, dirReady, dirInstances, dirReports, dirIntents, dirRollouts, dirCondemned, dirServed,
-		dirBaked, dirStrategies, dirChecks, dirBound,
-	}
+	r := viewReader{s: s, v: &rollout.View{}, is: map[string]decoded{}}
+	dirs := r.dirs()
 	ops := []clientv3.Op{clientv3.OpGet(s.key(keyFormat)), clientv3.OpGet(s.key(keyFleet))}
+	first := len(ops)
 	for _, d := range dirs {
-		ops = append(ops, clientv3.OpGet(s.key(d), clientv3.WithPrefix()))
+		ops = append(ops, clientv3.OpGet(s.key(d.dir), clientv3.WithPrefix()))
 	}
 	resp, err := s.txn(ctx, "read view", s.cfg.Prefix, nil, ops, nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	at := func(i int) []*mvccpb.KeyValue { return resp.Responses[i].GetResponseRange().Kvs }
-	if len(at(0)) == 0 {
+	formatKV, fleetKV := onlyKV(resp, 0), onlyKV(resp, 1)
+	if formatKV == nil {
 		return nil, nil, fmt.Errorf("read view: %w", s.notInitialized())
 	}
-	format, err := decodeFormat(s.key(keyFormat), at(0)[0].Value)
+	format, err := decodeFormat(s.key(keyFormat), formatKV.Value)
 	if err != nil {
 		return nil, nil, err
 	}
-	r := viewReader{s: s, v: &rollout.View{At: resp.Header.Revision}, was: s.cache.take(), is: map[string]decoded{}}
+	r.v.At, r.was = resp.Header.Revision, s.cache.take()
 	var noFleet error
-	r.v.Fleet, noFleet = s.decodeFleet(onlyKV(resp, 1), format.FleetID)
+	r.v.Fleet, noFleet = s.decodeFleet(fleetKV, format.FleetID)
 	for _, err := range boundSettings(&r.v.Fleet.Settings) {
-		r.report(at(1)[0], fmt.Sprintf("settings: %v; its default stands: set it with routectl settings", err))
+		r.report(fleetKV, fmt.Sprintf("settings: %v; its default stands: set it with routectl settings", err))
 	}
-	r.bindings(at(14))
-	r.groups(at(2))
-	r.prepares(at(3))
-	r.ready(at(4))
-	r.instances(at(5))
-	r.reports(at(6))
-	r.intents(at(7))
-	r.rollouts(at(8))
-	r.condemned(at(9))
-	r.v.Served, r.v.Baked = r.marks(dirServed, at(10)), r.marks(dirBaked, at(11))
-	r.strategies(at(12))
-	r.checks(at(13))
+	for i, d := range dirs {
+		d.take(resp.Responses[first+i].GetResponseRange().Kvs)
+	}
 	s.cache.put(r.is)
 	if err := r.measures(ctx); err != nil {
 		return nil, nil, err
@@ -104,6 +94,32 @@ type viewReader struct {
 	bound  map[string]binding
 
 	was, is map[string]decoded // what the View before decoded, and this one
+}
+
+// A viewDir is one kind of record, and what makes it a part of the View.
+type viewDir struct {
+	dir  string
+	take func([]*mvccpb.KeyValue)
+}
+
+// dirs are in the order in which they are taken: some leave out what those before them
+// say is not to be believed.
+func (r *viewReader) dirs() []viewDir {
+	return []viewDir{
+		{dirBound, r.bindings},
+		{dirGroups, r.groups},
+		{dirPrepares, r.prepares},
+		{dirReady, r.ready},
+		{dirInstances, r.instances},
+		{dirReports, r.reports},
+		{dirIntents, r.intents},
+		{dirRollouts, r.rollouts},
+		{dirCondemned, r.condemned},
+		{dirServed, func(kvs []*mvccpb.KeyValue) { r.v.Served = r.marks(dirServed, kvs) }},
+		{dirBaked, func(kvs []*mvccpb.KeyValue) { r.v.Baked = r.marks(dirBaked, kvs) }},
+		{dirStrategies, r.strategies},
+		{dirChecks, r.checks},
+	}
 }
 
 func (c *cache) take() map[string]decoded {

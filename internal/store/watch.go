@@ -248,9 +248,15 @@ func (w *wakeWatch) read(ctx context.Context) (int64, bool, error) {
 	return resp.Header.Revision, false, nil
 }
 
+// event wakes for the newest of the events, which need not be the last: they are in
+// order for each key only.
 func (w *wakeWatch) event(events []*clientv3.Event) bool {
-	if n := len(events); n > 0 {
-		w.fn(Wake{At: events[n-1].Kv.ModRevision})
+	var at int64
+	for _, e := range events {
+		at = max(at, e.Kv.ModRevision)
+	}
+	if at > 0 {
+		w.fn(Wake{At: at})
 	}
 	return false
 }

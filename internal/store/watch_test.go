@@ -9,12 +9,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -324,6 +326,21 @@ func TestWakesForWhatAControllerDecidesOn(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Fatalf("%s wakes nobody", key)
 		}
+	}
+}
+
+// The events of one call come of several watches: only those of one key are in order.
+func TestWakeIsAboutTheNewestEvent(t *testing.T) {
+	var got []Wake
+	w := &wakeWatch{fn: func(w Wake) { got = append(got, w) }}
+	at := func(n int64) *clientv3.Event { return &clientv3.Event{Kv: &mvccpb.KeyValue{ModRevision: n}} }
+	for _, events := range [][]*clientv3.Event{{at(99), at(100)}, {at(100), at(99)}, {at(98), at(100), at(97)}, nil} {
+		if w.event(events) {
+			t.Error("it asks for a read")
+		}
+	}
+	if want := []Wake{{At: 100}, {At: 100}, {At: 100}}; !slices.Equal(got, want) {
+		t.Errorf("wakes %v, want %v", got, want)
 	}
 }
 
