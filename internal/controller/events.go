@@ -2,7 +2,6 @@ package controller
 
 import (
 	"cmp"
-	"maps"
 	"math"
 	"slices"
 	"time"
@@ -81,7 +80,7 @@ func eventsOf(v *rollout.View, ch rollout.Change, now time.Time) []Event {
 // rolloutEvents tells what became of one rollout; was is nil for a new one.
 func rolloutEvents(v *rollout.View, ch rollout.Change, was, r *rollout.Rollout, now time.Time) (all []Event) {
 	base := Event{
-		Time: now, Fleet: v.Fleet.ID, Rollout: r.ID, Kind: r.Kind, Phase: r.Phase, Revision: r.To, Groups: groupsOf(v, r),
+		Time: now, Fleet: v.Fleet.ID, Rollout: r.ID, Kind: r.Kind, Phase: r.Phase, Revision: r.To, Groups: r.Scope(v.Groups),
 		By: r.By, Why: r.Why, Evidence: summary(r.Evidence),
 	}
 	if r.Plan != nil {
@@ -136,14 +135,6 @@ func committed(v *rollout.View, ch rollout.Change, r *rollout.Rollout) (groups [
 	}
 	slices.Sort(groups)
 	return groups
-}
-
-// groupsOf are those that a rollout is about: all, unless it names some.
-func groupsOf(v *rollout.View, r *rollout.Rollout) []string {
-	if len(r.Groups) > 0 {
-		return r.Groups
-	}
-	return slices.Sorted(maps.Keys(v.Groups))
 }
 
 // recoverTime is how long a rollout's way back took; 0 if it had none.

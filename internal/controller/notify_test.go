@@ -35,6 +35,7 @@ func TestEvents(t *testing.T) {
 	base := rollout.Rollout{
 		Intent: rollout.Intent{ID: "r", Kind: rollout.IntentSwitch, To: ref(2), By: "ann"}, Phase: rollout.PhaseRunning,
 		Plan: &rollout.Strategy{Name: "s"}, Cursor: rollout.Cursor{Step: 1},
+		Origin: map[string]version.Ref{"a": ref(1), "b": ref(1)},
 	}
 	with := func(do func(*rollout.Rollout)) rollout.Rollout {
 		r := base
@@ -44,6 +45,7 @@ func TestEvents(t *testing.T) {
 	view := func(r ...rollout.Rollout) *rollout.View {
 		return &rollout.View{Fleet: rollout.Fleet{ID: "f"}, Rollouts: r, Groups: map[string]rollout.Assignment{
 			"a": {Group: "a", Stable: ref(1)}, "b": {Group: "b", Stable: ref(1)},
+			"late": {Group: "late", Stable: ref(1)}, // it came after the rollout had begun
 		}}
 	}
 	failed := &analysis.Result{Verdict: analysis.Fail, Why: "errors", Findings: []analysis.Finding{

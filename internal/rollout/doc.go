@@ -45,9 +45,14 @@
 // go on; fail and turnBack go back; comeBack commits the way back and waits until all report it.
 //
 //   - Going back is never held, neither by an operator's pause nor by a hold; going forward always is.
+//   - What serves is judged while a rollout pauses, too, unless its pause says that it is not. Only a
+//     failure counts there. A step that waits to commit does not judge: a promotion past a failure must last.
+//   - A bake for a time does not end without a request: no data is no success.
 //   - A rollout goes back at most once, in one commit inside the sets in force:
-//     to its origin, or to the last that was baked if the origin is condemned or not held.
-//     When there is no way back it holds. A rollout on its way back is not superseded by a switch.
+//     to its origin, or to the last that was baked if the origin is condemned or not held. By itself, and
+//     where it did anything, also if the origin was never baked: an operator may go to that, a
+//     controller has no reason to trust it. When there is no way back it holds. A rollout on its way back is
+//     not superseded by a switch.
 //   - With Strategy.ManualRollback a failure holds instead; abort, a missing approval
 //     and the policy for the time without a controller go back nevertheless.
 //   - What rollback without a revision takes back is what the rollout in progress did, whatever its step.

@@ -146,7 +146,7 @@ func (d *draft) goals(r *Rollout) (goals map[string]version.Ref, without []strin
 		}
 		if o := d.playing(g); o != nil {
 			// Whatever its step, it is what the rollout does that is taken back.
-			if to, ok := d.backTo(o, g); ok {
+			if to, ok := d.backTo(o, g, o.Phase == PhaseReturning && o.Return.byItself()); ok {
 				goals[g] = to
 			} else {
 				without = append(without, g)

@@ -20,8 +20,11 @@ type move struct {
 	warm  bool    // the set in force holds to
 }
 
-// scope names the groups that r concerns: those it names, or every one.
-func (d *draft) scope(r *Rollout) []string {
+func (d *draft) scope(r *Rollout) []string { return r.Scope(d.groups) }
+
+// Scope names the groups that r concerns, in order: those it names, or every one of
+// the fleet's.
+func (r *Rollout) Scope(fleet map[string]Assignment) []string {
 	switch {
 	case r.Plan != nil:
 		return slices.Sorted(maps.Keys(r.Origin)) // fixed when it was taken up
@@ -30,7 +33,7 @@ func (d *draft) scope(r *Rollout) []string {
 	case len(r.Groups) > 0:
 		return slices.Compact(slices.Sorted(slices.Values(r.Groups)))
 	default:
-		return slices.Sorted(maps.Keys(d.groups))
+		return slices.Sorted(maps.Keys(fleet))
 	}
 }
 

@@ -243,7 +243,7 @@ func (d *draft) playStep(r *Rollout, ms []move) {
 	case s.changes():
 		d.changeStep(r, ms, s)
 	case s.Pause != nil:
-		d.pause(r, s.Pause)
+		d.pause(r, ms, s.Pause)
 	case s.Analysis != nil:
 		d.analyse(r, ms, s.Analysis)
 	case s.Bake != nil:
@@ -356,7 +356,7 @@ func (d *draft) commitEdit(r *Rollout, m move) func(*Assignment) {
 		return nil
 	}
 	var against version.Ref
-	if slices.ContainsFunc(r.wave().Steps[r.Cursor.Step:], func(s PlanStep) bool { return s.Bake != nil }) {
+	if slices.ContainsFunc(r.wave().Steps[r.Cursor.Step:], func(s PlanStep) bool { return s.judges() }) {
 		against = m.from.Stable
 	}
 	return func(a *Assignment) {
@@ -417,33 +417,6 @@ func (d *draft) leftOver(r *Rollout) string {
 	return fmt.Sprintf("not %s, which came meanwhile: routectl switch %d --group", join(who, ", "), r.To.Number)
 }
 
-// pause waits for its time, or for an approval.
-func (d *draft) pause(r *Rollout, s *PauseStep) {
-	if r.Full && !r.reverting() {
-		d.goOn(r)
-		return
-	}
-	until := r.Cursor.Since.Add(time.Duration(s.For))
-	if r.reverting() {
-		until = d.revertAt(r)
-	}
-	switch over := s.For > 0 && !d.now.Before(until); {
-	case s.Approval && (r.Cursor.Approved || r.reverting() && r.Cursor.Confirmed):
-		d.goOn(r)
-	case over && s.Approval && s.Otherwise != OtherwiseContinue:
-		d.turnBack(r, controllerName, fmt.Sprintf("nobody approved it within %v", time.Duration(s.For)))
-	case over:
-		d.goOn(r)
-	case s.Approval:
-		d.waitFor(r, "it waits for an approval: routectl rollout approve "+r.ID)
-	default:
-		d.stay(r, "it pauses until "+until.Format(time.TimeOnly))
-	}
-	if s.For > 0 && until.After(d.now) {
-		d.look(until)
-	}
-}
-
 // goOn steps over the present step, unless that is forbidden now.
 func (d *draft) goOn(r *Rollout) {
 	if !d.mayGoOn(r) {
@@ -451,48 +424,4 @@ func (d *draft) goOn(r *Rollout) {
 		return
 	}
 	d.stepOver(r)
-}
-
-// reverting tells that r is at the pause that Intent.Revert put at the end.
-func (r *Rollout) reverting() bool {
-	last := len(r.Plan.Waves) - 1
-	return r.Revert > 0 && r.Cursor.Wave == last && r.Cursor.Step == len(r.wave().Steps)-1
-}
-
-// unconfirmed takes r back that nobody confirmed in time, also when it still
-// watches what it committed last.
-func (d *draft) unconfirmed(r *Rollout) bool {
-	at := d.revertAt(r)
-	if r.Revert == 0 || r.Cursor.Confirmed || at.IsZero() {
-		return false
-	}
-	d.look(at)
-	if d.now.Before(at) {
-		return false
-	}
-	d.turnBack(r, controllerName, fmt.Sprintf("nobody approved it within %v", r.Revert))
-	return true
-}
-
-// revertAt is when r goes back unless it was approved: counted from its last
-// commit; zero before that.
-func (d *draft) revertAt(r *Rollout) time.Time {
-	last := len(r.Plan.Waves) - 1
-	if r.Revert == 0 || r.Cursor.Wave < last {
-		return time.Time{}
-	}
-	i := slices.IndexFunc(r.wave().Steps, func(s PlanStep) bool { return s.Commit != nil })
-	if r.Cursor.Wave > last || r.Cursor.Step <= i {
-		return time.Time{}
-	}
-	var at time.Time
-	for _, g := range r.wave().Groups {
-		if a, ok := d.groups[g]; ok && a.Rollout == r.ID && a.Instant.After(at) {
-			at = a.Instant
-		}
-	}
-	if at.IsZero() {
-		at = r.Cursor.Since
-	}
-	return at.Add(r.Revert)
 }

@@ -39,7 +39,8 @@ func drawSteps(t *rapid.T) []PlanStep {
 	maybe := func(part int, what string) bool { return rapid.IntRange(1, part).Draw(t, what) == 1 }
 	wait := func() {
 		if maybe(4, "pause") {
-			out = append(out, PlanStep{Pause: &PauseStep{For: Duration(30 * time.Second)}})
+			serves := slices.ContainsFunc(out, func(s PlanStep) bool { return s.changes() })
+			out = append(out, PlanStep{Pause: &PauseStep{For: Duration(30 * time.Second), Unjudged: serves && maybe(3, "unjudged")}})
 		}
 		if maybe(6, "approval") {
 			out = append(out, PlanStep{Pause: &PauseStep{Approval: true, For: Duration(time.Minute), Otherwise: rapid.SampledFrom([]Otherwise{"", OtherwiseContinue}).Draw(t, "otherwise")}})
@@ -262,7 +263,7 @@ func TestPlanGoesBack(t *testing.T) {
 		w.play(t, func(i *inst) { w.measure(i, 90000, 0, 90000, 60000) })
 		r := w.rollouts["r1"]
 		watched := slices.ContainsFunc(r.Plan.Waves, func(w Wave) bool {
-			return slices.ContainsFunc(w.Steps, func(s PlanStep) bool { return s.Analysis != nil || s.Bake != nil })
+			return slices.ContainsFunc(w.Steps, func(s PlanStep) bool { return s.Analysis != nil || s.Bake != nil }) || pausesAfterCommit(w)
 		})
 		switch {
 		case r.Phase == PhaseDone && !watched:
@@ -280,6 +281,12 @@ func TestPlanGoesBack(t *testing.T) {
 			t.Fatalf("%s: %s", r.Phase, r.Why)
 		}
 	})
+}
+
+// pausesAfterCommit tells that a pause judges what w committed.
+func pausesAfterCommit(w Wave) bool {
+	i := slices.IndexFunc(w.Steps, func(s PlanStep) bool { return s.Commit != nil })
+	return slices.ContainsFunc(w.Steps[i:], func(s PlanStep) bool { return s.Pause != nil && !s.Pause.Unjudged })
 }
 
 func fleetAt(t *rapid.T, n int64) *world {

@@ -24,9 +24,28 @@ func (w *world) checkPlans(c Change) {
 		if old.Hold != nil && old.Hold.Operator && r.Hold != nil && r.Phase != PhaseReturning && (r.Cursor.Wave != old.Cursor.Wave || r.Cursor.Step != old.Cursor.Step) {
 			w.breaks("rollout %s went on while it was held", r.ID)
 		}
+		if ret := r.Return; ret != nil && ret.By == controllerName && !ret.Committed.IsZero() && (old.Return == nil || old.Return.Committed.IsZero()) {
+			w.checkReturn(c, old)
+		}
 	}
 	for _, a := range c.Groups {
 		w.checkCandidate(c, a)
+	}
+}
+
+// checkReturn: what a rollout did is taken back by itself to what was baked, if
+// anything that may be served was, in the set in force.
+func (w *world) checkReturn(c Change, old Rollout) {
+	for _, a := range c.Groups {
+		was := w.groups[a.Group]
+		if _, own := old.Origin[a.Group]; !own || old.Epochs[a.Group] == 0 || w.baked[a.Stable.Digest] {
+			continue
+		}
+		for _, b := range was.Back {
+			if _, bad := w.condemned[b.Digest]; !bad && b.Digest != old.To.Digest && w.baked[b.Digest] && has(was.Set, b.Digest) {
+				w.breaks("%s goes back to revision %d, which was never baked, and not to %d", a.Group, a.Stable.Number, b.Number)
+			}
+		}
 	}
 }
 

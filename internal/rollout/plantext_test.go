@@ -14,7 +14,7 @@ import (
 // doPlan carries out the commands of transcripts that are about strategies:
 //
 //	strategy NAME [evict] [manual] [loss=rollback] [grace=D] [unready=N] GROUPS: STEP… [| GROUPS: STEP…]
-//	    steps: canary=N share=P[@KEY] match=HEADER analysis[=LIMIT][+CHECK] pause=D
+//	    steps: canary=N share=P[@KEY] match=HEADER analysis[=LIMIT][+CHECK] pause=D[,unjudged]
 //	           approval[=D[,continue]] commit bake[=D][/REQUESTS][+CHECK]
 //	settings strategy=NAME firstuse=NAME
 //	needs N CAPABILITY…                           what revision N needs
@@ -166,7 +166,8 @@ func (p *player) planStep(a string) PlanStep {
 	case "analysis":
 		return PlanStep{Analysis: &AnalysisStep{InconclusiveLimit: p.duration(v), Checks: checks}}
 	case "pause":
-		return PlanStep{Pause: &PauseStep{For: p.duration(v)}}
+		v, unjudged := strings.CutSuffix(v, ",unjudged")
+		return PlanStep{Pause: &PauseStep{For: p.duration(v), Unjudged: unjudged}}
 	case "approval":
 		v, other, _ := strings.Cut(v, ",")
 		return PlanStep{Pause: &PauseStep{Approval: true, For: p.duration(v), Otherwise: Otherwise(other)}}

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ func (d *draft) fail(r *Rollout, why string) {
 	d.turnBack(r, controllerName, why)
 }
 
-// turnBack sends r back to where its groups were, once. When nothing was
+// turnBack sends r back to where its groups were, or were baked last, once. When nothing was
 // committed there is nothing to go back from; when there is no way back it holds.
 func (d *draft) turnBack(r *Rollout, by, why string) {
 	if r.Phase == PhaseReturning {
@@ -41,11 +42,14 @@ func (d *draft) turnBack(r *Rollout, by, why string) {
 		d.audit(r, "abort", fmt.Sprintf("%s: %s", by, why), d.scope(r), r.To)
 		return
 	}
-	_, stuck := d.wayBack(r)
+	ms, stuck := d.wayBack(r, by == controllerName)
 	if r.Return != nil || len(stuck) > 0 {
 		no := fmt.Sprintf("%s; there is no way back for %s in what its instances hold: routectl rollback REV, or promote it", why, join(stuck, ", "))
 		d.stuckAt(r, why, no)
 		return
+	}
+	if aside := d.asideText(r, ms); aside != "" {
+		why += "; back " + aside
 	}
 	r.Phase, r.Why, r.Hold = PhaseReturning, why, nil
 	r.Return = &Return{Why: brief(why, maxWhy), By: by, Decided: d.now}
@@ -71,20 +75,39 @@ func (d *draft) stuckAt(r *Rollout, why, hold string) {
 	d.stay(r, why)
 }
 
-// backTo says where group g goes back to from what r did there.
-func (d *draft) backTo(r *Rollout, g string) (version.Ref, bool) {
+// byItself tells that no operator decided to go back.
+func (r *Return) byItself() bool { return r != nil && r.By == controllerName }
+
+// backTo says where group g goes back to from what r did there. An operator's
+// way leads to r's origin; what goes back by itself goes to what was baked, if the set has any such.
+func (d *draft) backTo(r *Rollout, g string, byItself bool) (version.Ref, bool) {
 	a, origin := d.groups[g], r.Origin[g]
-	switch {
-	case a.Stable.Digest == origin.Digest:
-		return a.Stable, true // Only a candidate goes, if there is one.
-	case !origin.IsZero() && !d.condemned(origin.Digest) && has(a.Set, origin.Digest):
-		return origin, true
+	fit := !origin.IsZero() && !d.condemned(origin.Digest) && has(a.Set, origin.Digest)
+	stays := a.Stable.Digest == origin.Digest
+	if r.Return != nil && !r.Return.Committed.IsZero() && a.Stable.Digest != r.To.Digest {
+		return a.Stable, true // It went back already: nobody goes forward from there.
 	}
-	if a.Stable.Digest != r.To.Digest {
+	if byItself && !stays && r.Epochs[g] > 0 && !(fit && d.v.Baked[origin.Digest]) {
+		if to, ok := d.lastBaked(r, a); ok {
+			return to, true
+		}
+	}
+	switch {
+	case stays:
+		return a.Stable, true // Only a candidate goes, if there is one.
+	case fit:
+		return origin, true
+	case a.Stable.Digest != r.To.Digest:
 		return a.Stable, true
 	}
+	return d.lastBaked(r, a)
+}
+
+// lastBaked is the newest revision on a's way back that a rollout brought to its
+// end, and that is in the set in force.
+func (d *draft) lastBaked(r *Rollout, a Assignment) (version.Ref, bool) {
 	i := slices.IndexFunc(a.Back, func(b version.Ref) bool {
-		return d.v.Baked[b.Digest] && !d.condemned(b.Digest) && has(a.Set, b.Digest)
+		return b.Digest != r.To.Digest && d.v.Baked[b.Digest] && !d.condemned(b.Digest) && has(a.Set, b.Digest)
 	})
 	if i < 0 {
 		return version.Ref{}, false
@@ -92,14 +115,36 @@ func (d *draft) backTo(r *Rollout, g string) (version.Ref, bool) {
 	return a.Back[i], true
 }
 
+// asideText says which of ms go elsewhere than r came from, and why.
+func (d *draft) asideText(r *Rollout, ms []move) string {
+	var out []string
+	for _, m := range ms {
+		origin, own := r.Origin[m.group]
+		if !own || origin.Digest == m.to.Digest {
+			continue
+		}
+		why := "was never baked"
+		switch {
+		case d.condemned(origin.Digest):
+			why = "is condemned"
+		case !has(m.from.Set, origin.Digest):
+			why = "is not held any more"
+		}
+		if s := fmt.Sprintf("to revision %d: revision %d %s", m.to.Number, origin.Number, why); !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
 // wayBack lists the moves by which r goes back, and the groups that cannot.
-func (d *draft) wayBack(r *Rollout) (ms []move, stuck []string) {
+func (d *draft) wayBack(r *Rollout, byItself bool) (ms []move, stuck []string) {
 	for _, g := range sorted(r.Origin) {
 		a, ok := d.groups[g]
 		if !ok || a.Stable.Digest == r.To.Digest && r.Origin[g].IsZero() {
 			continue // retired, or it served nothing before
 		}
-		to, ok := d.backTo(r, g)
+		to, ok := d.backTo(r, g, byItself)
 		switch {
 		case !ok:
 			stuck = append(stuck, g)
@@ -108,12 +153,23 @@ func (d *draft) wayBack(r *Rollout) (ms []move, stuck []string) {
 		}
 	}
 	for _, g := range d.adopted(r) {
-		a := d.groups[g]
-		if i := slices.IndexFunc(a.Back, func(b version.Ref) bool { return !d.condemned(b.Digest) && has(a.Set, b.Digest) }); i >= 0 {
-			ms = append(ms, move{group: g, from: a, to: a.Back[i], regs: d.registered(g), warm: true})
+		if to, ok := d.adoptedBackTo(r, d.groups[g], byItself); ok {
+			ms = append(ms, move{group: g, from: d.groups[g], to: to, regs: d.registered(g), warm: true})
 		}
 	}
 	return ms, stuck
+}
+
+// adoptedBackTo says where a group goes that was given r's revision when it came.
+func (d *draft) adoptedBackTo(r *Rollout, a Assignment, byItself bool) (version.Ref, bool) {
+	if to, ok := d.lastBaked(r, a); ok && byItself {
+		return to, true
+	}
+	i := slices.IndexFunc(a.Back, func(b version.Ref) bool { return !d.condemned(b.Digest) && has(a.Set, b.Digest) })
+	if i < 0 {
+		return version.Ref{}, false
+	}
+	return a.Back[i], true
 }
 
 // adopted lists groups that came while r went on and were given its revision,
@@ -139,7 +195,7 @@ func (d *draft) widen(r *Rollout, goals map[string]version.Ref) {
 		if o.Phase != PhaseReturning || !d.overlap(o, r) {
 			continue
 		}
-		ms, _ := d.wayBack(o)
+		ms, _ := d.wayBack(o, o.Return.byItself())
 		for _, m := range ms {
 			if _, ok := goals[m.group]; !ok {
 				goals[m.group] = m.to
@@ -190,7 +246,7 @@ func (d *draft) commitReturn(r *Rollout) bool {
 	if most := d.now.Add(rollbackWait); r.Deadline.After(most) {
 		r.Deadline = most
 	}
-	ms, stuck := d.wayBack(r)
+	ms, stuck := d.wayBack(r, r.Return.byItself())
 	why := ""
 	if len(stuck) > 0 {
 		why = fmt.Sprintf("there is no way back for %s: routectl rollback REV", join(stuck, ", "))
@@ -222,18 +278,45 @@ func (d *draft) commitReturn(r *Rollout) bool {
 	ret.Committed, ret.To = d.now, make(map[string]int64, len(ms))
 	if len(ms) > 0 {
 		d.place(r, ms, override, func(m move, a *Assignment) { a.Stable, a.Back = m.to, popBack(m) })
-		d.audit(r, "commit", strings.TrimSuffix("back: "+override, ": "), groupsOf(ms), ms[0].to)
+		d.audit(r, "commit", strings.TrimSuffix("back to "+goalsText(ms)+": "+override, ": "), groupsOf(ms), ms[0].to)
 	}
 	for _, m := range ms {
 		ret.To[m.group] = m.to.Number
-		if d.fleet.Target.Digest == r.Origin[m.group].Digest && d.condemned(d.fleet.Target.Digest) {
-			d.fleet.Target = m.to // Nobody is to compose on what is condemned.
+		if d.passedBy(r, m) {
+			d.fleet.Target = m.to // Nobody is to compose on what is condemned, or was gone back behind.
 		}
 	}
 	r.Return, r.Canaries = &ret, nil
 	r.Deadline = d.now.Add(returnReports)
 	d.settle()
 	return true
+}
+
+// passedBy tells that the target is what m's group came from, and where it did not
+// go back to because that must not be served, or was never baked.
+func (d *draft) passedBy(r *Rollout, m move) bool {
+	origin, own := r.Origin[m.group]
+	if !own || d.fleet.Target.Digest != origin.Digest {
+		return false
+	}
+	return d.condemned(origin.Digest) || r.Return.byItself() && m.to.Digest != origin.Digest && !d.v.Baked[origin.Digest]
+}
+
+// goalsText names the revisions that ms go to, and by which groups if they differ.
+func goalsText(ms []move) string {
+	groups := make(map[int64][]string)
+	for _, m := range ms {
+		groups[m.to.Number] = append(groups[m.to.Number], m.group)
+	}
+	var out []string
+	for _, n := range slices.Sorted(maps.Keys(groups)) {
+		s := fmt.Sprintf("revision %d", n)
+		if len(groups) > 1 {
+			s += " in " + join(groups[n], ", ")
+		}
+		out = append(out, s)
+	}
+	return strings.Join(out, "; ")
 }
 
 func popBack(m move) []version.Ref {

@@ -105,11 +105,13 @@ type AnalysisStep struct {
 }
 
 // PauseStep waits. With Approval it waits for routectl rollout approve; then
-// For, if set, is how long at most, and Otherwise what happens after that.
+// For, if set, is how long at most, and Otherwise what happens after that. What serves
+// meanwhile is judged, candidate beside stable or what was committed beside what was before it: a failure goes back.
 type PauseStep struct {
 	For       Duration  `json:"for,omitempty"`
 	Approval  bool      `json:"approval,omitempty"`
 	Otherwise Otherwise `json:"otherwise,omitempty"`
+	Unjudged  bool      `json:"unjudged,omitempty"` // nothing is judged during it
 }
 
 // Otherwise is what becomes of a pause that nobody approved in time.
@@ -125,7 +127,8 @@ const (
 type CommitStep struct{}
 
 // BakeStep watches what was committed, beside what was stable before it, for
-// a time and a number of requests; a failure goes back.
+// a time and a number of requests; a failure goes back. With For at least one request must
+// have been served: until then it holds.
 type BakeStep struct {
 	For      Duration         `json:"for,omitempty"`
 	Requests uint64           `json:"requests,omitempty"` // of the wave's groups together

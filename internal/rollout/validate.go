@@ -173,7 +173,7 @@ func (p *problems) step(path string, s *PlanStep, at *walk) {
 	case s.Analysis != nil:
 		p.analysis(path, s.Analysis, at)
 	case s.Pause != nil:
-		p.pause(path, s.Pause)
+		p.pause(path, s.Pause, at)
 	case s.Commit != nil:
 		if at.commit != "" {
 			p.add(path, "the wave commits already, at %s", at.commit)
@@ -283,7 +283,7 @@ func (p *problems) config(path string, c *analysis.Config) {
 	}
 }
 
-func (p *problems) pause(path string, s *PauseStep) {
+func (p *problems) pause(path string, s *PauseStep, at *walk) {
 	p.duration(path+".for", s.For)
 	if s.For == 0 && !s.Approval {
 		p.add(path, "never ends: want for, approval or both")
@@ -293,6 +293,9 @@ func (p *problems) pause(path string, s *PauseStep) {
 		p.add(path+".otherwise", "%.40q: want rollback or continue", s.Otherwise)
 	case s.Otherwise != "" && !(s.Approval && s.For > 0):
 		p.add(path+".otherwise", "means nothing without both approval and for")
+	}
+	if s.Unjudged && !at.candidate && at.commit == "" {
+		p.add(path+".unjudged", "means nothing before anything reaches the candidate")
 	}
 }
 

@@ -57,12 +57,8 @@ func (d *draft) watchBake(r *Rollout, ms []move, s *BakeStep) {
 		return
 	}
 	d.look(d.now.Add(watchEvery))
-	var config analysis.Config
-	if s.Config != nil {
-		config = *s.Config
-	}
 	of := d.comparison(r, ms, true)
-	result := judge(config, of)
+	result := judge(r.JudgedBy(), of)
 	checks := d.checked(r, s.Checks)
 	d.note(r, result)
 	var served uint64
@@ -77,12 +73,23 @@ func (d *draft) watchBake(r *Rollout, ms []move, s *BakeStep) {
 		d.look(r.Cursor.Since.Add(time.Duration(s.For)))
 	case served < s.Requests:
 		d.waitFor(r, fmt.Sprintf("it bakes until it served %d requests", s.Requests))
+	case served == 0 && s.For > 0:
+		d.waitFor(r, idleText(of)) // A time in which nobody asked is no success.
 	case checks.waits != "":
 		d.waitFor(r, checks.waits)
 	default:
 		r.unhold()
 		d.goOn(r)
 	}
+}
+
+// idleText says that a bake is over in which no request was counted, and how it
+// goes on.
+func idleText(of analysis.Comparison) string {
+	if len(of.Groups) == 0 {
+		return "it baked, and nothing is counted where nothing was served before: promote it, or abort it"
+	}
+	return "it baked, and nobody asked the new revision for anything: promote it, abort it, or wait for requests"
 }
 
 // ruled does what an analysis and a bake do alike: a failure goes back, before
@@ -118,17 +125,24 @@ func awayText(gone []move) string {
 	return strings.Join(out, "; ")
 }
 
-// note writes what an analysis found: at once when its verdict changed, else
-// now and then, or each look would be a write that calls for another look.
+// note writes what an analysis found, and that it is why r stands where it is.
 func (d *draft) note(r *Rollout, result analysis.Result) {
+	if d.evidence(r, result, evidenceEvery) {
+		r.Why = fmt.Sprintf("%s so far: %s", result.Verdict, bare(*r.Evidence))
+	}
+}
+
+// evidence writes what was found: at once when the verdict changed, else now
+// and then, or each look would be a write that calls for another look.
+func (d *draft) evidence(r *Rollout, result analysis.Result, every time.Duration) bool {
 	same := r.Evidence != nil && r.Evidence.Verdict == result.Verdict
-	if same && d.now.Sub(r.Judged) < evidenceEvery && !r.Judged.After(d.now) {
-		return
+	if same && d.now.Sub(r.Judged) < every && !r.Judged.After(d.now) {
+		return false
 	}
 	result.Why = brief(result.Why, maxWhy)
 	result.Findings = weightiest(result.Findings)
 	r.Evidence, r.Judged = &result, d.now
-	r.Why = fmt.Sprintf("%s so far: %s", result.Verdict, bare(result))
+	return true
 }
 
 // weightiest keeps the findings that matter most, of what may be thousands.
@@ -170,16 +184,47 @@ func (d *draft) comparison(r *Rollout, ms []move, before bool) analysis.Comparis
 	return of
 }
 
-// samples adds what the instances of each group counted since the commit in
-// force. What another process or an earlier epoch counted is not of it.
+// Compared is what v's instances counted for the present step of r, as the step
+// judges it, and the measures that it is made of. It has no groups where nothing is compared.
+func Compared(v *View, r *Rollout, now time.Time) (analysis.Comparison, []Measure) {
+	if r.Present() == nil {
+		return analysis.Comparison{}, nil
+	}
+	d := newDraft(v, now)
+	ms, committed := d.waveMoves(r), r.pastCommit()
+	return d.comparison(r, ms, committed), d.counted(r, ms, committed)
+}
+
+// samples adds what the instances of each group counted since the commit in force.
 func (d *draft) samples(r *Rollout, ms []move, before bool) map[string]analysis.Sample {
 	out := make(map[string]analysis.Sample)
+	for _, m := range ms {
+		if m.compares(r, before) {
+			out[m.group] = analysis.Sample{}
+		}
+	}
+	for _, x := range d.counted(r, ms, before) {
+		s := out[x.Group]
+		s.Merge(&x.Sample)
+		out[x.Group] = s
+	}
+	return out
+}
+
+// compares tells that r has m's group serve a candidate, or, before, what is to be compared
+// with what was there before it.
+func (m *move) compares(r *Rollout, before bool) bool {
+	return m.from.Rollout == r.ID && (before && !m.from.Against.IsZero() || !before && m.from.Candidate != nil)
+}
+
+// counted lists, by instance, what was counted since the commit in force. What
+// another process or an earlier epoch counted is not of it.
+func (d *draft) counted(r *Rollout, ms []move, before bool) (out []Measure) {
 	epochs := make(map[string]Assignment)
 	for _, m := range ms {
-		if m.from.Rollout != r.ID || before && m.from.Against.IsZero() || !before && m.from.Candidate == nil {
-			continue
+		if m.compares(r, before) {
+			epochs[m.group] = m.from
 		}
-		out[m.group], epochs[m.group] = analysis.Sample{}, m.from
 	}
 	for _, name := range sorted(d.v.Measures) {
 		x := d.v.Measures[name]
@@ -190,9 +235,7 @@ func (d *draft) samples(r *Rollout, ms []move, before bool) map[string]analysis.
 		if !ok || x.Epoch != a.Epoch || x.Boot != d.v.Instances[name].Boot || x.New != r.To.Digest {
 			continue
 		}
-		s := out[x.Group]
-		s.Merge(&x.Sample)
-		out[x.Group] = s
+		out = append(out, x)
 	}
 	return out
 }

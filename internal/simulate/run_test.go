@@ -40,11 +40,16 @@ func scenarios(t *testing.T) map[string]Scenario {
 		return out
 	}
 	fleet := map[string]int{"canary": 1, "main": 2}
+	paused := rollout.Strategy{Name: "paused", Waves: []rollout.Wave{{Groups: []string{"*"}, Steps: []rollout.PlanStep{
+		{Share: &rollout.ShareStep{Percent: 25}}, {Pause: &rollout.PauseStep{Approval: true}}, {Commit: &rollout.CommitStep{}},
+	}}}}
 	return map[string]Scenario{
 		"all-at-once":      {Groups: fleet},
 		"canary":           {Groups: fleet, Plan: builtin("canary")},
 		"errors":           {Groups: fleet, Plan: builtin("canary"), Faults: faults("at=1m30s kind=errors rate=0.3")},
 		"no-traffic":       {Groups: fleet, Plan: builtin("canary"), Traffic: Traffic{Rate: -1}, Until: 10 * time.Minute},
+		"waves-idle":       {Groups: fleet, Plan: builtin("waves"), Traffic: Traffic{Rate: -1}, Until: 10 * time.Minute},
+		"paused-errors":    {Groups: fleet, Plan: paused, Faults: faults("at=1m30s kind=errors rate=0.3")},
 		"waves-aborted":    {Groups: fleet, Plan: builtin("waves"), Faults: faults("at=30s kind=die instance=main-1 for=20s", "at=1m kind=controller-die", "at=7m kind=abort")},
 		"refused":          {Groups: fleet, Faults: faults("at=0s kind=refuse instance=main-2")},
 		"condemned":        {Groups: fleet, Faults: faults("at=0s kind=poison instance=canary-1 for=2s", "at=0s kind=poison instance=main-1 for=2s")},
@@ -94,7 +99,7 @@ func TestTranscripts(t *testing.T) {
 func TestEnds(t *testing.T) {
 	want := map[string]rollout.Phase{
 		"all-at-once": rollout.PhaseDone, "canary": rollout.PhaseDone, "errors": rollout.PhaseRolledBack,
-		"no-traffic": rollout.PhaseRunning, "waves-aborted": rollout.PhaseRolledBack, "refused": rollout.PhaseRefused,
+		"no-traffic": rollout.PhaseRunning, "waves-idle": rollout.PhaseRunning, "paused-errors": rollout.PhaseRolledBack, "waves-aborted": rollout.PhaseRolledBack, "refused": rollout.PhaseRefused,
 		"condemned": rollout.PhaseRefused, "slow": rollout.PhaseAborted, "joins": rollout.PhaseDone, "deposed": rollout.PhaseDone,
 		"etcd-away": rollout.PhaseDone, "pause-and-resume": rollout.PhaseDone,
 	}
@@ -103,12 +108,15 @@ func TestEnds(t *testing.T) {
 		if got.Rollout.Phase != want[name] {
 			t.Errorf("%s ends %s, want %s: %s", name, got.Rollout.Phase, want[name], got.Rollout.Why)
 		}
+		if want[name] == rollout.PhaseRunning && got.Rollout.Hold == nil {
+			t.Errorf("%s is not held: %s", name, got.Rollout.Why)
+		}
 		serves := int64(2)
 		if want[name] == rollout.PhaseDone {
 			serves = 3
 		}
 		for i, n := range got.Serving {
-			if n != serves && name != "no-traffic" {
+			if n != serves && want[name] != rollout.PhaseRunning {
 				t.Errorf("%s: %s serves revision %d in the end, want %d", name, i, n, serves)
 			}
 		}

@@ -43,7 +43,7 @@ waves:
 - groups: [edge]
   steps:
   - match: {header: X-Tester}
-  - pause: {approval: true, for: 1h, otherwise: continue}
+  - pause: {approval: true, for: 1h, otherwise: continue, unjudged: true}
   - canary: {instances: 2}
   - analysis:
       minRequests: 10
@@ -66,7 +66,7 @@ waves:
 		Waves: []rollout.Wave{
 			{Groups: []string{"edge"}, Steps: []rollout.PlanStep{
 				{Match: &rollout.MatchStep{Match: rollout.Match{Header: "X-Tester"}}},
-				{Pause: &rollout.PauseStep{Approval: true, For: rollout.Duration(time.Hour), Otherwise: rollout.OtherwiseContinue}},
+				{Pause: &rollout.PauseStep{Approval: true, For: rollout.Duration(time.Hour), Otherwise: rollout.OtherwiseContinue, Unjudged: true}},
 				{Canary: &rollout.CanaryStep{Instances: "2"}},
 				{Analysis: &rollout.AnalysisStep{
 					Config:            analysis.Config{MinRequests: 10, Metrics: map[string]analysis.Metric{"latency": {Off: true}}},
@@ -275,7 +275,7 @@ func drawStrategy(t *rapid.T) rollout.Strategy {
 		}})
 	}
 	steps = append(steps,
-		rollout.PlanStep{Pause: &rollout.PauseStep{Approval: true, For: duration.Draw(t, "for")}},
+		rollout.PlanStep{Pause: &rollout.PauseStep{Approval: true, For: duration.Draw(t, "for"), Unjudged: len(steps) > 0 && rapid.Bool().Draw(t, "unjudged")}},
 		rollout.PlanStep{Commit: &rollout.CommitStep{}},
 		rollout.PlanStep{Bake: &rollout.BakeStep{For: duration.Draw(t, "for"), Requests: rapid.Uint64Min(1).Draw(t, "n"), Checks: checks()}})
 	return rollout.Strategy{
