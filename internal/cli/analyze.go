@@ -184,53 +184,13 @@ func (c *command) record(ctx context.Context, s *store.Store, args []string) (re
 	return rec, nil
 }
 
-// recorded gathers what counts for a rollout: what another process or an
-// earlier epoch counted does not.
+// recorded gathers what counts for a rollout at its present step.
 func recorded(v *rollout.View, r *rollout.Rollout, now time.Time) recording {
-	of := &recordedComparison{Groups: map[string]analysis.Sample{}, Wanted: map[string]int{}}
-	rec := recording{Rollout: r.ID, Revision: r.To.Number, Time: now.UTC(), Config: configOf(r), Comparison: of}
-	began := r.Cursor.Since
-	for _, g := range groupsOf(v, r) {
-		a := v.Groups[g]
-		if a.Rollout != r.ID || a.Candidate == nil && a.Against.IsZero() {
-			continue
-		}
-		of.Groups[g] = analysis.Sample{}
-		if a.Instant.After(began) {
-			began = a.Instant
-		}
-		if cand := a.Candidate; cand == nil {
-			of.Before = true
-		} else if len(cand.Instances) == 0 && cand.Permyriad > 0 {
-			of.Wanted[g] = cand.Permyriad
-			of.Keyless = of.Keyless || cand.Key != "" && cand.Key != "client"
-		}
+	c, measures := rollout.Compared(v, r, now)
+	return recording{
+		Rollout: r.ID, Revision: r.To.Number, Time: now.UTC(), Config: r.JudgedBy(), Measures: measures,
+		Comparison: &recordedComparison{Groups: c.Groups, Seconds: c.Seconds, Wanted: c.Wanted, Keyless: c.Keyless, Before: c.Before},
 	}
-	for _, name := range sorted(v.Measures) {
-		m := v.Measures[name]
-		sample, ok := of.Groups[m.Group]
-		if !ok || m.Epoch != v.Groups[m.Group].Epoch || m.Boot != v.Instances[name].Boot || m.New != r.To.Digest {
-			continue
-		}
-		sample.Merge(&m.Sample)
-		of.Groups[m.Group] = sample
-		rec.Measures = append(rec.Measures, m)
-	}
-	of.Seconds = max(0, now.Sub(began).Seconds())
-	return rec
-}
-
-// configOf is what a rollout judges by at its present step.
-func configOf(r *rollout.Rollout) analysis.Config {
-	step := stepOf(r)
-	switch {
-	case step == nil:
-	case step.Analysis != nil:
-		return step.Analysis.Config
-	case step.Bake != nil && step.Bake.Config != nil:
-		return *step.Bake.Config
-	}
-	return analysis.Config{}
 }
 
 // readRecording reads a recording, or a list of measures.

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -17,18 +18,29 @@ func newDiffCmd(c *command) *cobra.Command {
 		all, exitCode bool
 	)
 	cmd := &cobra.Command{
-		Use:   "diff [A [B]]",
+		Use:   "diff [A [B]] | -f PATH…",
 		Short: "Show what changes between two revisions, or between the target and files",
 		Long: `Show what changes from revision A to revision B, or, with -f, from the target to
 what publishing these files would make of it. One revision is compared with
 the target. With --exit-code, differences end with code 6.`,
 		Example: `  routectl diff 41 42
   routectl diff -f shop.yaml --exit-code`,
-		Args:              usage(cobra.MaximumNArgs(2)),
-		ValidArgsFunction: c.completeRevisions(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if (len(files) == 0) == (len(args) == 0) {
+		Args: func(cmd *cobra.Command, args []string) error {
+			i := slices.IndexFunc(args, namesRevision)
+			switch {
+			case len(files) > 0 && i >= 0:
+				return fail(ExitUsage, fmt.Errorf("%s is a revision, and -f compares files with the target: name revisions, or files", args[i]),
+					"routectl diff A B, or routectl diff -f PATH; a file of that name is ./"+args[i])
+			case len(files) > 0:
+				return nil // they are paths
+			case len(args) == 0:
 				return fail(ExitUsage, errors.New("name revisions, or files with -f"), "routectl diff A B, or routectl diff -f PATH")
+			}
+			return usage(cobra.MaximumNArgs(2))(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(files) > 0 {
+				files, args = slices.Concat(files, args), nil
 			}
 			return c.withStore(func(s *store.Store) error {
 				a, b, err := c.sides(cmd, s, args, files, all)
@@ -52,7 +64,9 @@ the target. With --exit-code, differences end with code 6.`,
 			})
 		},
 	}
-	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "compare the target with these route files, folders, or - for standard input")
+	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "compare the target with this route file, folder, or - for standard input; more may follow it, or another -f")
+	_ = cmd.RegisterFlagCompletionFunc("file", completeFiles)
+	cmd.ValidArgsFunction = behindFiles(&files, c.completeRevisions(2))
 	cmd.Flags().BoolVar(&all, "all", false, "with -f: as publish --all, modules that the files do not name go")
 	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "end with code 6 when there are differences")
 	return cmd

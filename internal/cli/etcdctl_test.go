@@ -9,6 +9,22 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
+// etcdLeases lists the leases that there are.
+func etcdLeases(endpoint string) ([]clientv3.LeaseStatus, error) {
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	resp, err := c.Leases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Leases, nil
+}
+
 // etcdctl carries out a command line of etcd's own tool, as far as routectl
 // etcd setup --dry-run prints it.
 func etcdctl(endpoint string, args ...string) error {

@@ -40,7 +40,7 @@ missing.
   publisher   publish, switch, rollback, abort, retire, rollout; reads all of the fleet
   collector   gc; also for a controller where the fleet has a history limit
   operator    everything under the prefix: init, recover, settings, strategy, keep, pardon
-  reader      status, history, audit and whatever else only reads
+  reader      status, history, audit, publish --dry-run and whatever else only reads
 
 Who is named gets exactly the roles that the flags give; a role that has more than it needs is
 cut down. Who is not named stays as he is, until --revoke. Who was revoked stays out for good,

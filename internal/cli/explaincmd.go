@@ -34,12 +34,21 @@ without a host.`,
 		Example: `  routectl explain GET https://api.example.com/users/7
   routectl explain GET /users/7 -H 'X-Beta: 1' --revision 41
   routectl explain POST /orders -f shop.yaml -o json`,
-		Args: usage(cobra.ExactArgs(2)),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(files) > 0 && len(args) > 2 {
+				return fail(ExitUsage, fmt.Errorf("%s takes METHOD and URL, and one path for each -f", cmd.CommandPath()), "repeat the flag: -f a.yaml -f b.yaml")
+			}
+			return usage(cobra.ExactArgs(2))(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			head := engine.HeadOf(strings.ToUpper(args[0]), args[1])
 			header, err := parseHeaders(headers)
 			if err != nil {
 				return err
+			}
+			if host := header.Get("Host"); host != "" { // as servers see it: no header field
+				head.Host = host
+				header.Del("Host")
 			}
 			head.Header = header
 			if client != "" {
@@ -66,7 +75,8 @@ without a host.`,
 	fs.StringArrayVarP(&headers, "header", "H", nil, "header of the request, 'Name: value'; may be repeated")
 	fs.StringVar(&client, "client", "", "the client's address")
 	fs.StringVar(&revName, "revision", "", "revision to ask; the target if absent")
-	fs.StringArrayVarP(&files, "file", "f", nil, "ask these route files instead, without etcd")
+	fs.StringArrayVarP(&files, "file", "f", nil, "ask this route file, or folder, or - for standard input, instead, without etcd; may be repeated")
+	_ = cmd.RegisterFlagCompletionFunc("file", completeFiles)
 	_ = cmd.RegisterFlagCompletionFunc("revision", c.completeRevisions(math.MaxInt))
 	return cmd
 }

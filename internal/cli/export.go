@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -37,13 +36,20 @@ standard output, a document a module, or with --dir a file a module.
 					return fail(ExitUsage, fmt.Errorf("revision %d has %s, and a JSON file holds one", rev.Number, plural(len(t.Modules), "module")),
 						"name one with --module, or write a file each with --dir")
 				}
+				var folder *os.Root // names of modules are etcd's: none leads out of it
+				if dir != "" {
+					if folder, err = os.OpenRoot(dir); err != nil {
+						return fmt.Errorf("export: %w", err)
+					}
+					defer folder.Close()
+				}
 				for i, m := range t.Modules {
 					b, err := encode(m)
 					if err != nil {
 						return err
 					}
-					if dir != "" {
-						if err := os.WriteFile(filepath.Join(dir, m.Name+ext), b, 0o644); err != nil {
+					if folder != nil {
+						if err := folder.WriteFile(m.Name+ext, b, 0o644); err != nil {
 							return fmt.Errorf("export module %s: %w", m.Name, err)
 						}
 						continue

@@ -40,6 +40,9 @@ func stepText(p rollout.PlanStep) string {
 	case p.Analysis != nil:
 		return "analysis" + checksText(p.Analysis.Checks)
 	case p.Pause != nil:
+		if p.Pause.Unjudged {
+			return "pause " + pauseText(p.Pause) + ", judging nothing"
+		}
 		return "pause " + pauseText(p.Pause)
 	case p.Commit != nil:
 		return "commit"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,7 @@ type publishing struct {
 	first       bool
 	noSwitch    bool
 	allowShrink bool
+	dryRun      bool
 	planning
 	waiting
 }
@@ -42,17 +44,25 @@ every instance will check it. A publish that would take away every route, more
 than a third of them, or a whole host asks for --allow-shrink. Publishing what
 is live already makes no revision and no switch.
 
+--dry-run does all of this but write: it checks the files with what is live now,
+shows what would change and which revision would come of it, and ends with the
+code that publish would end with. It needs only to read: the CI of a pull
+request runs it as a user of etcd with the reader's role. By which strategy the
+switch would go is said, not played; routectl rollout simulate does that.
+
 By --strategy, or the fleet's default, the switch goes step by step. --wait then
 shows every step, and waits as long as the rollout takes, unless --timeout says
 how long: 0 when it is done, 1 when it went back, 5 when the time is over.`,
 		Example: `  routectl publish -f shop.yaml -m "new product page" --wait
   routectl publish -f routes/ --all -m "all of it"
   routectl publish -f shop.yaml -m "new checkout" --strategy canary --wait
+  routectl publish -f routes/*.yaml --dry-run
   generate | routectl publish -f - -m "from the generator" --expect 41`,
-		Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, more []string) error {
 			var intent *rollout.Intent
 			switch {
+			case p.dryRun && (p.wait || p.noSwitch || p.revert != 0):
+				return fail(ExitUsage, errors.New("--dry-run changes nothing: --wait, --no-switch and --revert-after do not go with it"), "")
 			case p.first && p.expect != 0:
 				return fail(ExitUsage, errors.New("--first is for a fleet without a target, --expect names one"), "")
 			case p.noSwitch && (p.wait || p.planning != planning{}):
@@ -63,7 +73,7 @@ how long: 0 when it is done, 1 when it went back, 5 when the time is over.`,
 					return err
 				}
 			}
-			mods, err := c.readFiles(p.files)
+			mods, err := c.readFiles(slices.Concat(p.files, more))
 			if err != nil {
 				return err
 			}
@@ -73,8 +83,8 @@ how long: 0 when it is done, 1 when it went back, 5 when the time is over.`,
 			return c.withStore(func(s *store.Store) error { return c.publish(cmd.Context(), s, p, mods, intent) })
 		},
 	}
+	takeFiles(cmd, &p.files, "route file, folder, or - for standard input; more may follow it, or another -f")
 	fs := cmd.Flags()
-	fs.StringArrayVarP(&p.files, "file", "f", nil, "route file, folder, or - for standard input; may be repeated")
 	fs.StringVarP(&p.message, "message", "m", "", "what changes and why, for the history")
 	fs.StringVar(&p.module, "module", "", "refuse files that hold another module than this")
 	fs.BoolVar(&p.all, "all", false, "replace the whole table: modules that the files do not name go")
@@ -82,6 +92,7 @@ how long: 0 when it is done, 1 when it went back, 5 when the time is over.`,
 	fs.BoolVar(&p.first, "first", false, "do nothing when the fleet has a target already: for a script that may run again")
 	fs.BoolVar(&p.noSwitch, "no-switch", false, "add the revision to the history and switch nothing")
 	fs.BoolVar(&p.allowShrink, "allow-shrink", false, "allow taking away many routes or a whole host")
+	fs.BoolVar(&p.dryRun, "dry-run", false, "check against the live fleet and show what would change; write nothing")
 	p.planning.flags(c, cmd)
 	p.waiting.flags(cmd)
 	return cmd
@@ -92,6 +103,7 @@ how long: 0 when it is done, 1 when it went back, 5 when the time is over.`,
 const maxComposes = 5
 
 func (c *command) publish(ctx context.Context, s *store.Store, p publishing, mods []*route.Module, intent *rollout.Intent) error {
+	var would outcome
 	if intent != nil {
 		v, err := s.View(ctx)
 		if err != nil {
@@ -100,21 +112,18 @@ func (c *command) publish(ctx context.Context, s *store.Store, p publishing, mod
 		if err := checkPlan(v, intent); err != nil {
 			return err
 		}
+		would = dryRun(v, intent)
 	}
 	for try := 1; ; try++ {
 		fleet, err := s.Fleet(ctx)
 		if err != nil {
 			return err
 		}
-		if p.expect != 0 && fleet.Target.Number != p.expect {
-			if fleet.Target.IsZero() {
-				return fail(ExitConflict, fmt.Errorf("there is no target yet, and so not revision %d", p.expect), "leave --expect out to publish the first")
-			}
-			return fail(ExitConflict, fmt.Errorf("the target is revision %d, not %d: somebody published meanwhile", fleet.Target.Number, p.expect),
-				fmt.Sprintf("routectl diff %d target shows what changed", p.expect))
+		if err := checkExpected(fleet.Target, p.expect); err != nil {
+			return err
 		}
 		if p.first && !fleet.Target.IsZero() {
-			return c.print(outcome{Revision: fleet.Target.Number, Digest: fleet.Target.Digest}, func(t *table) {
+			return c.print(outcome{Revision: fleet.Target.Number, Digest: fleet.Target.Digest, DryRun: p.dryRun}, func(t *table) {
 				t.line("the fleet has revision %d already; nothing was published", fleet.Target.Number)
 			})
 		}
@@ -123,20 +132,28 @@ func (c *command) publish(ctx context.Context, s *store.Store, p publishing, mod
 				return err
 			}
 		}
-		snap, anew, err := c.compose(ctx, s, fleet.Target, p, mods)
+		made, err := c.compose(ctx, s, fleet.Target, p, mods)
 		if err != nil {
 			return err
 		}
-		c.doing("publishing")
-		done, err := s.Publish(ctx, store.PublishRequest{
-			Snapshot: snap, Parent: fleet.Target, Author: c.env.author(), Message: p.message, Intent: intent, Anew: anew,
-		})
+		req := store.PublishRequest{
+			Snapshot: made.snap, Parent: fleet.Target, Author: c.env.author(), Message: p.message, Intent: intent, Anew: made.anew,
+		}
+		var done store.Published
+		if p.dryRun {
+			done, err = s.WouldPublish(ctx, req)
+		} else {
+			c.doing("publishing")
+			done, err = s.Publish(ctx, req)
+		}
 		switch {
+		case p.dryRun && (err == nil || errors.Is(err, store.ErrNothingChanged)):
+			return c.reportDryRun(would, fleet.Target, made, done)
 		case errors.Is(err, store.ErrNothingChanged):
 			if done.Uploaded.Bytes > 0 {
 				c.say("put the pieces of revision %d back: %s (%d bytes)", fleet.Target.Number, plural(done.Uploaded.Chunks, "chunk"), done.Uploaded.Bytes)
 			}
-			return c.print(outcome{Revision: fleet.Target.Number, Digest: snap.Digest}, func(t *table) {
+			return c.print(outcome{Revision: fleet.Target.Number, Digest: made.snap.Digest}, func(t *table) {
 				t.line("revision %d has exactly this and is served already; nothing was published", fleet.Target.Number)
 			})
 		case errors.Is(err, store.ErrConflict) && p.expect == 0 && try < maxComposes:
@@ -146,6 +163,18 @@ func (c *command) publish(ctx context.Context, s *store.Store, p publishing, mod
 		}
 		return c.reportPublished(ctx, s, p, done)
 	}
+}
+
+// checkExpected refuses another target than the one that was named, if one was.
+func checkExpected(target version.Ref, expect int64) error {
+	switch {
+	case expect == 0 || target.Number == expect:
+		return nil
+	case target.IsZero():
+		return fail(ExitConflict, fmt.Errorf("there is no target yet, and so not revision %d", expect), "leave --expect out to publish the first")
+	}
+	return fail(ExitConflict, fmt.Errorf("the target is revision %d, not %d: somebody published meanwhile", target.Number, expect),
+		fmt.Sprintf("routectl diff %d target shows what changed", expect))
 }
 
 // checkFirst refuses to publish on nothing while something is served: what the
@@ -164,32 +193,40 @@ func checkFirst(ctx context.Context, s *store.Store) error {
 	return nil
 }
 
+// composed is a table that passed every check of publish.
+type composed struct {
+	base, next *route.Table // base is nil when etcd lost pieces of it
+	snap       *version.Snapshot
+	anew       bool // send every piece
+}
+
 // compose puts the modules into the target's table and checks the result as
 // every instance will. Pieces of a target that cannot be read are sent anew: those of
 // the result may be among them.
-func (c *command) compose(ctx context.Context, s *store.Store, target version.Ref, p publishing, mods []*route.Module) (snap *version.Snapshot, anew bool, err error) {
+func (c *command) compose(ctx context.Context, s *store.Store, target version.Ref, p publishing, mods []*route.Module) (made composed, err error) {
 	base, lost := loadRevision(ctx, s, target)
 	if lost != nil && !lostPieces(lost) {
-		return nil, false, lost
+		return made, lost
 	}
 	next := version.Compose(base, mods, p.all)
 	c.doing("checking %s of %s", plural(countRoutes(next), "route"), plural(len(next.Modules), "module"))
 	problems := engine.Check(next)
 	if err := problems.Err(); err != nil {
-		return nil, false, err
+		return made, err
 	}
 	c.warn(problems)
-	if snap, err = version.Encode(next); err != nil {
-		return nil, false, err
+	made = composed{base: base, next: next, anew: lost != nil}
+	if made.snap, err = version.Encode(next); err != nil {
+		return made, err
 	}
 	if lost != nil {
-		return snap, true, c.onLost(lost, target, snap, p)
+		return made, c.onLost(lost, target, made.snap, p)
 	}
 	if reasons := version.Shrink(base, next); len(reasons) > 0 && !p.allowShrink {
-		return nil, false, fail(ExitConflict, fmt.Errorf("this takes much away: %s", strings.Join(reasons, "; ")),
+		return made, fail(ExitConflict, fmt.Errorf("this takes much away: %s", strings.Join(reasons, "; ")),
 			"routectl diff -f shows it; --allow-shrink allows it")
 	}
-	return snap, false, nil
+	return made, nil
 }
 
 // lostPieces tells that a piece of a snapshot is missing or damaged in etcd.

@@ -143,7 +143,7 @@ func readRollout(ctx context.Context, s *store.Store, id string) (rolloutStatus,
 		return st, nil
 	}
 	st.Step = placeText(&r)
-	for _, g := range groupsOf(v, &r) {
+	for _, g := range r.Scope(v.Groups) {
 		a := v.Groups[g]
 		rg := rolloutGroup{Group: g, Epoch: a.Epoch, Origin: r.Origin[g], Stable: a.Stable, Candidate: a.Candidate, Instances: []rolloutInstance{}}
 		for _, name := range members(v, g) {
@@ -155,17 +155,6 @@ func readRollout(ctx context.Context, s *store.Store, id string) (rolloutStatus,
 		st.Groups = append(st.Groups, rg)
 	}
 	return st, nil
-}
-
-// groupsOf are the groups that a rollout moves.
-func groupsOf(v *rollout.View, r *rollout.Rollout) []string {
-	switch {
-	case len(r.Origin) > 0:
-		return sorted(r.Origin)
-	case len(r.Groups) > 0:
-		return slices.Sorted(slices.Values(r.Groups))
-	}
-	return sorted(v.Groups)
 }
 
 // fingerprint is what must change before a watcher is shown the status again.

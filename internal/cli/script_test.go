@@ -58,6 +58,8 @@ func routectl() {
 //	ends CODE NAME                wait for its end, and want this exit code
 //	forget-rollouts               delete every record of a rollout, as an etcd that went back
 //	wipe                          delete every record, as an etcd that lost its disk
+//	note-etcd                     note where etcd stands
+//	same-etcd                     want that nothing was written to it since, and no lease taken
 //	bare-etcd                     another etcd, where nobody has set up anything
 //	secure-etcd FILE              another etcd, set up by the first routectl etcd setup of FILE; passwords are in pw/
 //	etcdctl FILE                  carry out the commands of FILE, each one of etcdctl
@@ -97,6 +99,8 @@ func TestScripts(t *testing.T) {
 			"ends":            func(ts *testscript.TestScript, _ bool, args []string) { ours(ts).ends(ts, args) },
 			"forget-rollouts": forgetRollouts,
 			"wipe":            wipe,
+			"note-etcd":       func(ts *testscript.TestScript, _ bool, _ []string) { ours(ts).noted = etcdState(ts) },
+			"same-etcd":       sameEtcd,
 			"bare-etcd":       bareEtcd,
 			"secure-etcd":     secureEtcd,
 			"etcdctl":         etcdctlFile,
@@ -206,6 +210,7 @@ type fleet struct {
 	work    string
 	mu      sync.Mutex
 	members map[string]*member
+	noted   string // where etcd stood
 }
 
 type member struct {
@@ -387,6 +392,28 @@ func forgetRollouts(ts *testscript.TestScript, _ bool, _ []string) {
 
 func wipe(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(etcdctl(ts.Getenv("ROUTECTL_ENDPOINTS"), "del", "--prefix=true", ts.Getenv("ROUTECTL_PREFIX")+"/"))
+}
+
+// etcdState is etcd's revision, which every write moves, and, where everybody may
+// list them, its leases.
+func etcdState(ts *testscript.TestScript) string {
+	s := open(ts)
+	defer s.Close()
+	v, err := s.View(context.Background())
+	ts.Check(err)
+	state := fmt.Sprintf("revision %d", v.At)
+	if ts.Getenv("ROUTECTL_USER") == "" {
+		leases, err := etcdLeases(ts.Getenv("ROUTECTL_ENDPOINTS"))
+		ts.Check(err)
+		state += fmt.Sprintf(", leases %v", leases)
+	}
+	return state
+}
+
+func sameEtcd(ts *testscript.TestScript, _ bool, _ []string) {
+	if now := etcdState(ts); now != ours(ts).noted {
+		ts.Fatalf("etcd is at %s, and was at %s", now, ours(ts).noted)
+	}
 }
 
 func bareEtcd(ts *testscript.TestScript, _ bool, _ []string) {

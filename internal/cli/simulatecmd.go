@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,7 +39,7 @@ func newSimulateCmd(c *command) *cobra.Command {
 		kinds = append(kinds, string(k))
 	}
 	cmd := &cobra.Command{
-		Use:   "simulate --strategy NAME | -f FILE",
+		Use:   "simulate --strategy NAME | -f PATH…",
 		Short: "Play a strategy against a described fleet and faults",
 		Long: `Play a strategy against a described fleet and faults, and print what happens. A
 fleet that serves revision 2 is asked to switch to revision 3: the decisions
@@ -58,8 +59,8 @@ that was not done, and 5 for one that was not over.`,
   routectl rollout simulate --strategy canary --errors 0.03 --traffic 500
   routectl rollout simulate -f mine.yaml -g main=4 --fault 'at=30s kind=die instance=main-1'
   routectl rollout simulate --strategy linear --traffic 0 --until 10m -o json`,
-		Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, more []string) error {
+			sim.files = slices.Concat(sim.files, more)
 			s, err := sim.scenario()
 			if err != nil {
 				return err
@@ -73,7 +74,7 @@ that was not done, and 5 for one that was not over.`,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&sim.strategy, "strategy", "", "the strategy to play: built in, stored, or one of the files")
-	fs.StringArrayVarP(&sim.files, "file", "f", nil, "strategy file, folder, or - for standard input; may be repeated")
+	takeFiles(cmd, &sim.files, "strategy file, folder, or - for standard input; more may follow it, or another -f")
 	fs.StringArrayVarP(&sim.groups, "group", "g", []string{"canary=1", "main=2"}, "a group and how many instances it has; may be repeated")
 	fs.StringArrayVar(&sim.faults, "fault", nil, "what goes wrong, or what an operator does; may be repeated")
 	fs.StringArrayVar(&sim.traffic, "traffic", []string{"100"}, "requests a second of every group, or GROUP=N of one; may be repeated")

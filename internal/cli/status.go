@@ -58,7 +58,7 @@ type instanceStatus struct {
 	Reported    time.Time         `json:"reported,omitzero"`
 	SkewMicros  int64             `json:"skewMicros,omitempty"`
 	Pinned      version.Digest    `json:"pinned,omitzero"`   // an operator made it serve this, whatever was committed
-	Evicted     bool              `json:"evicted,omitempty"` // out of traffic: it was too slow for a commit
+	Evicted     bool              `json:"evicted,omitempty"` // out of traffic: too slow for a commit, or cannot serve what is committed
 	Lacks       []rollout.Lack    `json:"lacks,omitempty"`   // what it cannot have of the set in force
 }
 
@@ -169,15 +169,9 @@ func readStatus(ctx context.Context, s *store.Store) (fleetStatus, error) {
 	return st, nil
 }
 
-// fingerprint is what must change before a watcher is shown the status again.
+// fingerprint is what must change before a watcher is shown the status again:
+// not when an instance last reported.
 func (st fleetStatus) fingerprint() string {
-	for i := range st.Instances {
-		st.Instances[i].Reported = time.Time{}
-	}
-	return fmt.Sprintf("%+v", st.render())
-}
-
-func (st fleetStatus) render() string {
 	var b strings.Builder
 	for _, i := range st.Instances {
 		fmt.Fprintln(&b, i.Instance, i.Group, servingText(i.Serving), i.state())

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -80,9 +81,8 @@ func newStrategyApplyCmd(c *command) *cobra.Command {
 Rollouts under way go on by the plan that they began with.`,
 		Example: `  routectl strategy apply -f careful.yaml
   routectl strategy show canary | sed 's/^strategy: .*/strategy: mine/' | routectl strategy apply -f -`,
-		Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := c.readStrategies(files)
+		RunE: func(cmd *cobra.Command, more []string) error {
+			all, err := c.readStrategies(slices.Concat(files, more))
 			if err != nil {
 				return err
 			}
@@ -107,7 +107,7 @@ Rollouts under way go on by the plan that they began with.`,
 			})
 		},
 	}
-	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "strategy file, folder, or - for standard input; may be repeated")
+	takeFiles(cmd, &files, "strategy file, folder, or - for standard input; more may follow it, or another -f")
 	return cmd
 }
 
@@ -119,9 +119,8 @@ func newStrategyValidateCmd(c *command) *cobra.Command {
 		Long: `Check strategy files, without etcd. Every problem is reported, with file, line
 and field. routectl rollout simulate -f plays one.`,
 		Example: `  routectl strategy validate -f strategies/`,
-		Args:    usage(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error {
-			all, err := c.readStrategies(files)
+		RunE: func(_ *cobra.Command, more []string) error {
+			all, err := c.readStrategies(slices.Concat(files, more))
 			if err != nil {
 				return err
 			}
@@ -136,7 +135,7 @@ and field. routectl rollout simulate -f plays one.`,
 			})
 		},
 	}
-	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "strategy file, folder, or - for standard input; may be repeated")
+	takeFiles(cmd, &files, "strategy file, folder, or - for standard input; more may follow it, or another -f")
 	return cmd
 }
 
@@ -159,12 +158,17 @@ func findStrategy(own map[string]rollout.Strategy, name string) (st rollout.Stra
 	return st, false, fail(ExitUsage, fmt.Errorf("there is no strategy %q", name), "routectl strategy list shows those that there are; routectl strategy apply adds one")
 }
 
+// strategyOf names the strategy that an intent would be played by.
+func strategyOf(v *rollout.View, i *rollout.Intent) string {
+	return cmp.Or(i.Strategy, v.Fleet.Settings.Strategy, rollout.AllAtOnce)
+}
+
 // checkPlan looks up the strategy that an intent would be played by, and
 // refuses early what the controller would refuse: an unknown one, and a second rollout
 // over groups of one that has steps. With a plan, the strategy says how
 // long preparing may take.
 func checkPlan(v *rollout.View, i *rollout.Intent) error {
-	name := cmp.Or(i.Strategy, v.Fleet.Settings.Strategy, rollout.AllAtOnce)
+	name := strategyOf(v, i)
 	if _, _, err := findStrategy(v.Strategies, name); err != nil {
 		return err
 	}
@@ -186,7 +190,7 @@ func overlap(v *rollout.View, r *rollout.Rollout, groups []string) bool {
 	if len(groups) == 0 {
 		return true
 	}
-	mine := groupsOf(v, r)
+	mine := r.Scope(v.Groups)
 	for _, g := range groups {
 		for _, m := range mine {
 			if g == m {

@@ -34,7 +34,7 @@ func (p *planning) flags(c *command, cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&p.strategy, "strategy", "", "the strategy to go by; without, the fleet's default")
 	fs.BoolVar(&p.supersede, "supersede", false, "end a rollout with steps over the same groups, which refuses another otherwise")
-	fs.DurationVar(&p.revert, "revert-after", 0, "go back this long after the last commit, unless routectl rollout approve confirms it")
+	fs.DurationVar(&p.revert, "revert-after", 0, "go back this long after the last commit, unless routectl rollout approve confirms it; at once if it does worse")
 	_ = cmd.RegisterFlagCompletionFunc("strategy", c.completeStrategies)
 }
 

@@ -2,7 +2,7 @@ package cli
 
 import (
 	"fmt"
-	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -30,9 +30,8 @@ func newTestCmd(c *command) *cobra.Command {
 every instance run the same tests and refuse a revision that fails one.`,
 		Example: `  routectl test -f shop.yaml
   routectl test -f routes/ -o json`,
-		Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			mods, err := c.readFiles(files)
+		RunE: func(cmd *cobra.Command, more []string) error {
+			mods, err := c.readFiles(slices.Concat(files, more))
 			if err != nil {
 				return err
 			}
@@ -61,7 +60,7 @@ every instance run the same tests and refuse a revision that fails one.`,
 			return problems.Err()
 		},
 	}
-	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "route file, folder, or - for standard input; may be repeated")
+	takeFiles(cmd, &files, "route file, folder, or - for standard input; more may follow it, or another -f")
 	return cmd
 }
 
@@ -75,12 +74,7 @@ func runTests(e *engine.Engine, t *route.Table, problems route.Problems) []teste
 	out := []tested{}
 	for _, m := range t.Modules {
 		for i, test := range m.Tests {
-			head := engine.HeadOf(test.Method, test.URL)
-			header := http.Header{}
-			for _, h := range test.Headers {
-				header.Add(h.Name, h.Value)
-			}
-			head.Header, head.Client = header, test.Client
+			head := engine.TestHead(&test)
 			x := e.Explain(&head)
 			r := tested{Module: m.Name, Test: test.Name, Got: x.Route}
 			if r.Test == "" {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -46,12 +47,13 @@ func newValidateCmd(c *command) *cobra.Command {
 ambiguities, upstreams, middlewares and limits, and the route tests. Every
 problem is reported, with file, line and field.
 
-publish checks again, together with the other modules of the fleet.`,
+publish checks again, together with the other modules of the fleet; so does
+publish --dry-run, and changes nothing.`,
 		Example: `  routectl validate -f routes/
+  routectl validate -f routes/*.yaml
   generate | routectl validate -f - -o json`,
-		Args: usage(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error {
-			read, err := c.read(files)
+		RunE: func(_ *cobra.Command, more []string) error {
+			read, err := c.read(slices.Concat(files, more))
 			if err != nil {
 				return err
 			}
@@ -96,6 +98,6 @@ publish checks again, together with the other modules of the fleet.`,
 			})
 		},
 	}
-	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "route file, folder, or - for standard input; may be repeated")
+	takeFiles(cmd, &files, "route file, folder, or - for standard input; more may follow it, or another -f")
 	return cmd
 }

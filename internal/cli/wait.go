@@ -64,6 +64,7 @@ type outcome struct {
 	Revision  int64            `json:"revision,omitempty"`
 	Digest    version.Digest   `json:"digest,omitzero"`
 	Changed   bool             `json:"changed"`           // false: it was so already, nothing was asked for
+	DryRun    bool             `json:"dryRun,omitempty"`  // nothing was written, and changed is what publish would do
 	Rollout   string           `json:"rollout,omitempty"` // its id
 	Uploaded  *store.Uploaded  `json:"uploaded,omitempty"`
 	Phase     rollout.Phase    `json:"phase,omitempty"`
@@ -79,6 +80,11 @@ type outcome struct {
 	Hold     *rollout.Hold    `json:"hold,omitempty"`
 	Evidence *analysis.Result `json:"evidence,omitempty"`
 	Return   *rollout.Return  `json:"return,omitempty"`
+
+	// Of a dry run.
+	Target     int64               `json:"target,omitempty"`     // the revision that it was composed on
+	FirstUse   string              `json:"firstUse,omitempty"`   // the strategy at the first use of a feature, instead of a quicker one
+	Difference *version.Difference `json:"difference,omitempty"` // to the target; absent when etcd lost pieces of that
 
 	goals []int64 // the revisions that the groups went to
 }

@@ -23,10 +23,10 @@ func (p *progress) step(v *rollout.View, r rollout.Rollout) error {
 		p.once("phase", phaseText(r))
 		p.preparing(v, r)
 	}
-	for _, g := range groupsOf(v, &r) {
+	for _, g := range r.Scope(v.Groups) {
 		p.once("group "+g, fmt.Sprintf("  %-20s %s", g, groupText(v.Groups[g])))
 	}
-	if step, e := stepOf(&r), r.Evidence; e != nil && step != nil && (step.Analysis != nil || step.Bake != nil) {
+	if step, e := stepOf(&r), r.Evidence; e != nil && step != nil && (step.Analysis != nil || step.Bake != nil || step.Pause != nil && !r.Judged.IsZero()) {
 		p.once("verdict "+placeText(&r), fmt.Sprintf("  analysis: %s%s", e.Verdict, colon(strings.Join(failures(e), "; "))))
 	}
 	p.holding(&r)
@@ -133,7 +133,7 @@ func (p *progress) wentBack(r rollout.Rollout) error {
 			text += fmt.Sprintf(" (every instance is back %s after the decision)", howLong(ret.Decided, ret.Over))
 		}
 	}
-	return fail(ExitFailed, errors.New(text), "every instance serves what it served; routectl rollout status "+r.ID+" shows the evidence")
+	return fail(ExitFailed, errors.New(text), "routectl rollout status "+r.ID+" shows where to, and the evidence")
 }
 
 func returnWhy(r *rollout.Rollout) string {

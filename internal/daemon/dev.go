@@ -249,9 +249,9 @@ func (o *DevOptions) announce(out io.Writer, f *devFleet) {
 	fmt.Fprintf(out, "  etcd       %s\n", f.etcd)
 	fmt.Fprintf(out, "\nTry, in another terminal, from the project's folder:\n\n  %s\n\nCtrl-C ends it all.\n", strings.Join([]string{
 		"curl -i http://" + f.front.Addr().String() + path,
-		routectl + " status",
 		routectl + " explain GET " + path,
-		routectl + " publish -f " + source + ` -m "try it" --wait   # edit it first`,
+		routectl + " diff -f " + source + `   # edit it first`,
+		routectl + " publish -f " + source + ` -m "try it" --wait`,
 		routectl + " rollback --wait",
 	}, "\n  "))
 }
