@@ -46,6 +46,11 @@ integration: ## fleets under faults, in containers: the scenarios' short form, a
 	$(GO) test -tags "$(TAGS) integration" -timeout 5m -count=1 ./integration/harness ./integration/history
 	$(GOTESTSUM) --format standard-verbose -- -tags "$(TAGS) integration" -timeout 45m -count=1 ./integration -short-form -report $(CURDIR)/dist/integration.json
 
+.PHONY: scenarios
+scenarios: ## every scenario once, in containers, about twenty minutes
+	@mkdir -p dist
+	$(GOTESTSUM) --format standard-verbose -- -tags "$(TAGS) integration" -timeout 2h -count=1 -run '^TestScenarios$$' ./integration -report $(CURDIR)/dist/scenarios.json
+
 .PHONY: soak
 soak: ## a million requests and 300 faults in random order, over an hour; SEED=n repeats the choices
 	@mkdir -p dist

@@ -41,10 +41,10 @@ waves:
   - groups: [main]
     steps:
       - canary: {instances: 1}
-      - pause: {for: 1s}
+      - pause: {for: 1s, unjudged: true}
       - share: {percent: 50, key: "header:X-User"}
       - analysis: {minSeconds: 2, minRequests: 50, minRouteRequests: 5}
-      - pause: {approval: true}
+      - pause: {approval: true, unjudged: true}
       - commit: {}
       - bake: {for: 3s}
   - groups: [control]
@@ -125,7 +125,7 @@ waves:
   - groups: ['*']
     steps:
       - share: {percent: 50, key: "header:X-User"}
-      - pause: {approval: true}
+      - pause: {approval: true, unjudged: true}
       - commit: {}
 `, "strategy", "apply", "-f", "-")
 			s.must(t, s.routes(2, false), "publish", "-f", "-", "-m", "second", "--strategy", "alone")
@@ -161,7 +161,7 @@ func TestStoppedControllerWritesNothing(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := newShop(t, harness.FleetOptions{Groups: []string{"main", "main", "main"}, Controllers: 3, Args: []string{"--lease-ttl", "3s"}}, 0, 0, 0)
 	h := recordOf(t, s.Endpoints)
-	s.strategy(t, "slow", `share: {percent: 50, key: "header:X-User"}`, "pause: {approval: true}", "commit: {}")
+	s.strategy(t, "slow", `share: {percent: 50, key: "header:X-User"}`, "pause: {approval: true, unjudged: true}", "commit: {}")
 	s.must(t, s.routes(2, false), "publish", "-f", "-", "-m", "second", "--strategy", "slow")
 	s.until(t, 30*time.Second, "it waits", func(r rolloutRecord) bool { return r.Cursor.Step == 1 })
 	old := s.leader(t)

@@ -305,7 +305,7 @@ func TestShareByKey(t *testing.T) {
 	s := newShop(t, harness.FleetOptions{Groups: []string{"main", "main", "main"}, Controllers: 2}, 0, 0, 0)
 	grow := []string{}
 	for _, p := range []string{"1", "5", "10", "25", "100"} {
-		grow = append(grow, `share: {percent: `+p+`, key: "header:X-User"}`, "pause: {approval: true}")
+		grow = append(grow, `share: {percent: `+p+`, key: "header:X-User"}`, "pause: {approval: true, unjudged: true}")
 	}
 	s.strategy(t, "grow", append(grow, "commit: {}")...)
 	s.must(t, s.routes(2, false), "publish", "-f", "-", "-m", "second", "--strategy", "grow")

@@ -299,7 +299,7 @@ func bulk(module string, n int) string {
 
 // poisonous is so many routes that who is asked to prepare them is still at it
 // when a container was told to end, by a slow Docker, too: some seconds.
-const poisonous = 150000
+const poisonous = 100000
 
 // askedFirst waits until somebody who is not dead yet is asked to prepare
 // before all others.

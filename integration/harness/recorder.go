@@ -235,6 +235,8 @@ func readMarks(p *history.Response, path string, h http.Header, body string) {
 	switch mark, err3 := strconv.ParseInt(own, 10, 32); {
 	case h.Get("Routerd-Instance") != p.Instance:
 		bad(history.FaultFailed, "answered by %q", h.Get("Routerd-Instance"))
+	case h.Get("Routerd-Group") != p.Group:
+		bad(history.FaultFailed, "answered by group %q", h.Get("Routerd-Group"))
 	case err != nil || err2 != nil || err3 != nil:
 		bad(history.FaultFailed, "epoch %q, revision %q, mark %.20q", h.Get("Routerd-Epoch"), h.Get("Routerd-Revision"), own)
 	case at != path:

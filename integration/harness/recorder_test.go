@@ -15,7 +15,7 @@ import (
 // and what is made of it.
 func TestRecorderReadsAnswers(t *testing.T) {
 	good := map[string]string{
-		"Routerd-Instance": "a", "Routerd-Epoch": "3", "Routerd-Revision": "2", "Routerd-Route": "marked/own-7", "X-Mark": "7",
+		"Routerd-Instance": "a", "Routerd-Group": "g", "Routerd-Epoch": "3", "Routerd-Revision": "2", "Routerd-Route": "marked/own-7", "X-Mark": "7",
 	}
 	for name, c := range map[string]struct {
 		field, value, body string
@@ -27,6 +27,7 @@ func TestRecorderReadsAnswers(t *testing.T) {
 		"mixed route":        {"Routerd-Route", "marked/own-8", "7 /own", history.FaultMixed},
 		"no epoch":           {"Routerd-Epoch", "", "7 /own", history.FaultFailed},
 		"another instance":   {"Routerd-Instance", "b", "7 /own", history.FaultFailed},
+		"another group":      {"Routerd-Group", "h", "7 /own", history.FaultFailed},
 		"another path":       {"", "", "7 /other", history.FaultFailed},
 		"another route":      {"Routerd-Route", "marked/echo-7", "7 /own", history.FaultFailed},
 		"no number for mark": {"", "", "x /own", history.FaultFailed},
@@ -39,7 +40,7 @@ func TestRecorderReadsAnswers(t *testing.T) {
 			if c.field != "" {
 				h.Set(c.field, c.value)
 			}
-			p := history.Response{Instance: "a", Route: "own"}
+			p := history.Response{Instance: "a", Group: "g", Route: "own"}
 			readMarks(&p, "/own", h, c.body)
 			if p.Fault != c.want || (p.Err == "") != (c.want == history.FaultNone) {
 				t.Errorf("fault %d (%s), want %d", p.Fault, p.Err, c.want)
