@@ -15,8 +15,8 @@ import (
 )
 
 // TestBrokenBuilds runs routerds from which one promise was taken by a build
-// tag, on a small fleet and for a short time: the check must say which it is. A checker
-// that finds nothing here would find nothing anywhere.
+// tag, on a small fleet and for a short time: the check must say which it is. A
+// checker that finds nothing here would find nothing anywhere.
 func TestBrokenBuilds(t *testing.T) {
 	for _, c := range []struct {
 		tag, rule, what string
@@ -56,8 +56,8 @@ func has(found []history.Violation, rule string) bool {
 }
 
 // depose deletes the election key, as the end of its lease would, waits until
-// another controller is elected, and stops that one: were it the first to write, the
-// deposed one's writes would fail for another reason.
+// another controller is elected, and stops that one: were it the first to
+// write, the deposed one's writes would fail for another reason.
 func depose(t *testing.T, w *harness.World) {
 	t.Helper()
 	c := w.Client(t)

@@ -90,9 +90,9 @@ func (q *quay) images(t *testing.T) {
 	}
 }
 
-// sh runs a command in the project's folder and returns what it says: first what
-// it tells a person, then its output. Docker carries the two side by side, so that their order is not
-// that of the command in the container.
+// sh runs a command in the project's folder and returns what it says: first
+// what it tells a person, then its output. Docker carries the two side by side,
+// so that their order is not that of the command in the container.
 func (q *quay) sh(ctx context.Context, command string) (string, error) {
 	for readme, here := range q.ports {
 		command = strings.ReplaceAll(command, readme, here)
@@ -158,8 +158,9 @@ var varying = []struct {
 	{regexp.MustCompile(`\s+`), " "},
 }
 
-// like says what keeps an output from being as it is shown, "" for nothing. A line … stands for
-// any lines. What takes over a second says so, in a line that ends in …; it need not be shown.
+// like says what keeps an output from being as it is shown, "" for nothing. A
+// line … stands for any lines. What takes over a second says so, in a line that
+// ends in …; it need not be shown.
 func like(shown []string, output string) string {
 	masked := func(line string) string {
 		for _, v := range varying {
@@ -326,7 +327,8 @@ func (q *quay) ownKeysOnly(t *testing.T) {
 }
 
 // TestComposeLostEtcd deletes etcd's data under a fleet that serves on: the
-// one-shots make no other fleet, `make up` says so, and the instances give etcd back what they serve.
+// one-shots make no other fleet, `make up` says so, and the instances give etcd
+// back what they serve.
 func TestComposeLostEtcd(t *testing.T) {
 	q := newQuay(t)
 	for _, s := range []struct {

@@ -22,9 +22,10 @@ import (
 )
 
 // TestPublishersAreLinearizable: four publishers publish their own modules at
-// once, with --expect and without, and read target and history, while etcd members
-// are killed and the controller loses its lease. There must be an order
-// of all of it that explains what each was told; and what was acknowledged must be there.
+// once, with --expect and without, and read target and history, while etcd
+// members are killed and the controller loses its lease. There must be an order
+// of all of it that explains what each was told; and what was acknowledged must
+// be there.
 func TestPublishersAreLinearizable(t *testing.T) {
 	s := newSite(t, "--lease-ttl", "5s")
 	st, err := s.Status()

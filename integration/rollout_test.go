@@ -171,7 +171,8 @@ func (s *sightings) look(resp *http.Response) error {
 }
 
 // shoppers put every instance under an open-loop load: of a hundred requests
-// one is of /checkout and one of /revision. stop fails the test for every request without an answer.
+// one is of /checkout and one of /revision. stop fails the test for every
+// request without an answer.
 func (s *shop) shoppers(t *testing.T, rate int) (stop func() (sent int)) {
 	t.Helper()
 	var stops []func() harness.Result
@@ -209,9 +210,9 @@ func (s *shop) shoppers(t *testing.T, rate int) (stop func() (sent int)) {
 const shopRate = 2000 // requests a second, all instances together
 
 // TestFailingCandidateGoesBack: the candidate gets a quarter of the clients;
-// three percent of its requests on one changed route, which has a hundredth of the
-// traffic, fail. The fleet must notice and go back by itself, and no switch may lose
-// a request.
+// three percent of its requests on one changed route, which has a hundredth of
+// the traffic, fail. The fleet must notice and go back by itself, and no switch
+// may lose a request.
 func TestFailingCandidateGoesBack(t *testing.T) {
 	s := newShop(t, harness.FleetOptions{Groups: []string{"main", "main", "main", "main", "main"}, Controllers: 3}, 0, 0.03, 0)
 	s.goesBack(t, "errors")
@@ -376,8 +377,9 @@ func (s *shop) askAll(t *testing.T, keys []string) map[string]bool {
 	return has[0]
 }
 
-// wilson is the score interval of a share (Wilson, 1927). Each run has another salt, so
-// it is wide: a share that is right is out of it once in more than a million times.
+// wilson is the score interval of a share (Wilson, 1927). Each run has another
+// salt, so it is wide: a share that is right is out of it once in more than a
+// million times.
 func wilson(hits, of int) (low, high float64) {
 	const z = 5
 	n, p := float64(of), float64(hits)/float64(of)

@@ -111,8 +111,9 @@ func goesThrough(t *testing.T, w *harness.World, within time.Duration) {
 	}
 }
 
-// holdsBack publishes while instances cannot say that they are ready. As long as one
-// of them is registered nothing may be committed, and who asked is told on whom it waits.
+// holdsBack publishes while instances cannot say that they are ready. As long
+// as one of them is registered nothing may be committed, and who asked is told
+// on whom it waits.
 func holdsBack(t *testing.T, w *harness.World, was map[string]int64, names ...string) {
 	t.Helper()
 	err := w.Publish("--wait", "--timeout", "2s")
@@ -317,8 +318,9 @@ func untilAllStale(t *testing.T, w *harness.World, since time.Time) {
 }
 
 // untilRemembered waits until every instance's disk has the epoch that it
-// serves: it is written at most a second after the switch, and until then a crash
-// together with the loss of etcd takes the instance back by one (internal/agent/doc.go).
+// serves: it is written at most a second after the switch, and until then a
+// crash together with the loss of etcd takes the instance back by one
+// (internal/agent/doc.go).
 func untilRemembered(t *testing.T, w *harness.World, serving map[string]int64) {
 	t.Helper()
 	for _, i := range w.Instances {

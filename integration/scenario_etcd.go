@@ -141,9 +141,9 @@ func oneLeaseRevoked(t *testing.T, w *harness.World) {
 }
 
 // certificatesRotated gives every member and every client new certificates and
-// keys, and then revokes all that were good before: who did not take up the new ones is
-// not let in any more. Members are restarted one after the other, which ends every
-// connection; no instance is.
+// keys, and then revokes all that were good before: who did not take up the new
+// ones is not let in any more. Members are restarted one after the other, which
+// ends every connection; no instance is.
 func certificatesRotated(t *testing.T, w *harness.World) {
 	prelude(t, w)
 	old := w.Certificates(t)
@@ -246,8 +246,8 @@ func olderRestored(t *testing.T, w *harness.World) {
 }
 
 // passwordChanged changes the password of the controller's instance and of
-// another. Both serve on without being let in, say so, and go on when the new one is in
-// their file, without a restart.
+// another. Both serve on without being let in, say so, and go on when the new
+// one is in their file, without a restart.
 func passwordChanged(t *testing.T, w *harness.World) {
 	was := prelude(t, w)
 	first := w.Controller(t)

@@ -498,8 +498,9 @@ func memoryLimit(t *testing.T, w *harness.World) {
 	w.Down(i.Instance)
 	_, err := w.Routectl(bulk("heavy", 100000), "publish", "-f", "-", "-m", "heavy", "--wait", "--timeout", "1m")
 	t.Logf("the publisher was told: %v; %s runs: %v", err, i.Instance, w.Running(i.Instance))
-	// It refuses, it is killed, or it hangs at its limit, answers nobody, and loses
-	// its lease: which of them is the kernel's choice. It must not say that it took it.
+	// It refuses, it is killed, or it hangs at its limit, answers nobody, and
+	// loses its lease: which of them is the kernel's choice. It must not say
+	// that it took it.
 	fleet, ferr := w.Status()
 	if ferr != nil {
 		t.Fatal(ferr)

@@ -50,9 +50,9 @@ func networkScenarios() []harness.Scenario {
 	return all
 }
 
-// parted is the most time until a publish goes through when etcd's leader is not
-// killed but parted from the others: routectl reaches it still, and waits for answers that
-// never come. A publish that fails so is made again.
+// parted is the most time until a publish goes through when etcd's leader is
+// not killed but parted from the others: routectl reaches it still, and waits
+// for answers that never come. A publish that fails so is made again.
 const parted = 45 * time.Second
 
 // goesThroughAtLast publishes until it succeeds, which must be in time.
@@ -89,7 +89,8 @@ func memberCut(how harness.Cut) func(t *testing.T, w *harness.World) {
 }
 
 // lasting tells whether a node cut off so stays cut off: a slow network is one
-// on which it is well, and out of open connections that are silent it comes by itself.
+// on which it is well, and out of open connections that are silent it comes by
+// itself.
 func lasting(how harness.Cut) bool { return how != harness.CutSlow && how != harness.CutOpen }
 
 // controllerCut breaks the network of the controller's instance. Another is

@@ -20,10 +20,11 @@ import (
 )
 
 // wary is a rollout that stops at a canary, judges a share, and waits for an
-// approval before it commits; then the other groups follow. It begins with a group
-// of which nobody stands for election: that a canary which dies takes the rollout
-// back is shown elsewhere. Latency is not judged: what a fault does to it, and that the
-// load asks stable for other routes, is not the candidate's doing.
+// approval before it commits; then the other groups follow. It begins with a
+// group of which nobody stands for election: that a canary which dies takes the
+// rollout back is shown elsewhere. Latency is not judged: what a fault does to
+// it, and that the load asks stable for other routes, is not the candidate's
+// doing.
 const wary = `apiVersion: routerd/v1
 strategy: wary
 waves:
@@ -45,8 +46,9 @@ const (
 	// faultLasts is how long a fault is there while a rollout goes on: less than
 	// a lease, so that nobody is given up.
 	faultLasts = 3 * time.Second
-	// rolloutEnds is the most time from a fault's end to the rollout's: what it would
-	// take anyhow, and what finding the fault out and getting over it may take.
+	// rolloutEnds is the most time from a fault's end to the rollout's: what it
+	// would take anyhow, and what finding the fault out and getting over it may
+	// take.
 	rolloutEnds = 10*time.Second + detection + recovery
 )
 

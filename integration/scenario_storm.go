@@ -32,8 +32,9 @@ func stormScenarios() []harness.Scenario {
 // stormGroup is the group of those who come at once.
 const stormGroup = "storm"
 
-// A crowd is agents in this process, each with a connection of its own to one of the
-// world's etcd members, through a relay. They serve nobody and remember nothing.
+// A crowd is agents in this process, each with a connection of its own to one
+// of the world's etcd members, through a relay. They serve nobody and remember
+// nothing.
 type crowd struct {
 	agents []*agent.Agent
 	stores []*store.Store

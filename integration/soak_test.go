@@ -98,7 +98,8 @@ func (s *site) load(t *testing.T, rate int) (stop func() (sent int)) {
 }
 
 // verdict fails the test for every answer that does not fit its revision; the
-// history has each revision's mark as its message, also of publishes that were given up on.
+// history has each revision's mark as its message, also of publishes that were
+// given up on.
 func (s *site) verdict(t *testing.T) {
 	t.Helper()
 	out, err := s.Routectl("", "history", "-o", "json", "--limit", "100000")

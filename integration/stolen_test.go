@@ -33,9 +33,10 @@ type thief struct {
 	lied   int
 }
 
-// TestStolenInstanceCredential: whoever has an instance's certificate changes no
-// route. First everything that is not that instance's own is tried, and refused; then every lie about
-// itself is told, and the test says what comes of each. No answer differs all the while.
+// TestStolenInstanceCredential: whoever has an instance's certificate changes
+// no route. First everything that is not that instance's own is tried, and
+// refused; then every lie about itself is told, and the test says what comes of
+// each. No answer differs all the while.
 func TestStolenInstanceCredential(t *testing.T) {
 	w := harness.NewWorld(t, bin, harness.NewProcesses(t, bin), harness.WorldOptions{Groups: "main main main edge", Controllers: 2, Args: "--lease-ttl 5s"})
 	th := steal(t, w)
@@ -331,9 +332,10 @@ func (th *thief) movedAtMostOnce(t *testing.T) {
 	th.epochs = now
 }
 
-// lies tells each lie again and again while somebody publishes: either nothing is
-// committed, or what was published is, and then only once. A lie that blocks races with
-// what the instance itself says. When the thief is silent, the fleet is one again by itself.
+// lies tells each lie again and again while somebody publishes: either nothing
+// is committed, or what was published is, and then only once. A lie that blocks
+// races with what the instance itself says. When the thief is silent, the fleet
+// is one again by itself.
 func (th *thief) lies(t *testing.T) {
 	for n, l := range lies() {
 		t.Run(l.name, func(t *testing.T) {
@@ -463,8 +465,8 @@ func (th *thief) triesWithOthers(t *testing.T) {
 	th.unmoved(t)
 }
 
-// revoked: the instance's user goes, and what it wrote; the others switch without it, and it
-// serves on what it has.
+// revoked: the instance's user goes, and what it wrote; the others switch
+// without it, and it serves on what it has.
 func (th *thief) revoked(t *testing.T) {
 	silenced := make(chan error, 1)
 	go func() { // which ends when its writes are refused

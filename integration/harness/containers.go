@@ -400,9 +400,9 @@ func (g *containers) Log(node string) string {
 }
 
 // Cut breaks the control network in the node's own network namespace, by
-// address, so that the test's way, the front network, stays whole, also to an etcd
-// member. It outlives the node: one that starts while it is cut off is cut off again some
-// ten milliseconds after its start.
+// address, so that the test's way, the front network, stays whole, also to an
+// etcd member. It outlives the node: one that starts while it is cut off is cut
+// off again some ten milliseconds after its start.
 func (g *containers) Cut(t testing.TB, node string, how Cut) {
 	t.Helper()
 	b := g.alive(t, node)

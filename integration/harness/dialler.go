@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// dialled finds the node whose process is at the other end of a connection
-// that was accepted; "" when none of them is, or it is gone already. The kernel knows
-// whose socket has the connection's two addresses: that is asked (Linux), since
-// what is said on the connection may be encrypted.
+// dialled finds the node whose process is at the other end of a connection that
+// was accepted; "" when none of them is, or it is gone already. The kernel
+// knows whose socket has the connection's two addresses: that is asked (Linux),
+// since what is said on the connection may be encrypted.
 func (g *processes) dialled(c net.Conn) string {
 	local, ok := c.RemoteAddr().(*net.TCPAddr) // of who dialled
 	remote, ok2 := c.LocalAddr().(*net.TCPAddr)

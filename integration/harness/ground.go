@@ -16,10 +16,12 @@ type Ground interface {
 	// Listen is what the node itself listens at for a port it was placed with.
 	Listen(node string, port int) string
 	// Inside is where a node reaches another's port, through the network that
-	// Cut breaks; from is empty for what is told to everybody, as etcd's peer addresses are.
+	// Cut breaks; from is empty for what is told to everybody, as etcd's peer
+	// addresses are.
 	Inside(from, to string, port int) string
 	// Outside is where the test reaches a node's port. Of an instance Cut does
-	// not break it; of an etcd member it does where the test stands on the same network.
+	// not break it; of an etcd member it does where the test stands on the same
+	// network.
 	Outside(node string, port int) string
 	// Dir is the node's folder as the test sees it, Path what a file in it is
 	// called by the node. It outlives the node's process.

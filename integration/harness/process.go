@@ -121,12 +121,13 @@ func (p *Process) Tail(lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// The ports that FreeAddr gives are below those that the kernel gives to outgoing
-// connections: otherwise one of the load's own could take one while its process is down.
+// The ports that FreeAddr gives are below those that the kernel gives to
+// outgoing connections: otherwise one of the load's own could take one while
+// its process is down.
 const firstPort, ports = 12000, 20000
 
-// nextPort is the one that FreeAddr tries next, counted from firstPort. The first is
-// chosen at random, for test runs beside each other.
+// nextPort is the one that FreeAddr tries next, counted from firstPort. The
+// first is chosen at random, for test runs beside each other.
 var nextPort = struct {
 	sync.Mutex
 	n int
@@ -152,9 +153,9 @@ func FreeAddr(t testing.TB) string {
 	return ""
 }
 
-// folder makes a folder that is removed with the test. Its path is short, unlike that of
-// t.TempDir, which has the test's name in it: instances make a socket in theirs, and a socket's
-// path has 107 bytes at most.
+// folder makes a folder that is removed with the test. Its path is short,
+// unlike that of t.TempDir, which has the test's name in it: instances make a
+// socket in theirs, and a socket's path has 107 bytes at most.
 func folder(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "t")

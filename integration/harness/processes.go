@@ -12,8 +12,8 @@ import (
 )
 
 // processes is a ground of plain processes on loopback, for machines without
-// containers. Nodes reach each other through relays, which break what is cut; the test
-// reaches a node directly, so that no cut is in its way.
+// containers. Nodes reach each other through relays, which break what is cut;
+// the test reaches a node directly, so that no cut is in its way.
 type processes struct {
 	t    testing.TB // of the world, which outlives its scenarios
 	bin  Binaries

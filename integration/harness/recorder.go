@@ -20,9 +20,10 @@ import (
 )
 
 // A Recorder is a load on a fleet, every answer of which is kept. Its clients
-// are many and known, and each asks the instances of its group in turn. Requests
-// are sent at a fixed rate and wait for no answer, so that a slow fleet cannot hide by
-// slowing its load down. It also asks each instance's /v1/status, again and again.
+// are many and known, and each asks the instances of its group in turn.
+// Requests are sent at a fixed rate and wait for no answer, so that a slow
+// fleet cannot hide by slowing its load down. It also asks each instance's
+// /v1/status, again and again.
 //
 // Start begins, Stop ends; in between everything else may be called from any
 // goroutine.

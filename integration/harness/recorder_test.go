@@ -62,7 +62,7 @@ func TestRecorderKeepsEverything(t *testing.T) {
 				return
 			}
 			route, _, _ := strings.Cut(r.URL.Path[1:], "/")
-			for k, v := range map[string]string{"Instance": name, "Epoch": "1", "Revision": "1", "Route": "marked/" + route + "-1"} {
+			for k, v := range map[string]string{"Instance": name, "Group": "main", "Epoch": "1", "Revision": "1", "Route": "marked/" + route + "-1"} {
 				w.Header().Set("Routerd-"+k, v)
 			}
 			w.Header().Set("X-Mark", "1")

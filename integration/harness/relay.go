@@ -19,8 +19,8 @@ func (c Cut) String() string {
 const slow = 100 * time.Millisecond
 
 // A Relay carries connections to another address, until it is told to break
-// them: what was connected may stay connected with nothing coming through, in either
-// direction or one, as with a network that drops packets.
+// them: what was connected may stay connected with nothing coming through, in
+// either direction or one, as with a network that drops packets.
 //
 // It can hold what is sent, not what the kernel says: a connection to it is
 // always made, and while it cannot be carried on nothing is heard on it; one

@@ -16,10 +16,10 @@ import (
 const settling = 500 * time.Millisecond
 
 // Sweep removes what this process made in Docker: containers, volumes, networks
-// and images of its grounds and of the Compose project named. It is for a run that is
-// interrupted, whose tests no longer remove anything themselves, but may be making
-// more: it ends when nothing is left, after a minute at most. Without a Docker engine there is
-// nothing to do.
+// and images of its grounds and of the Compose project named. It is for a run
+// that is interrupted, whose tests no longer remove anything themselves, but
+// may be making more: it ends when nothing is left, after a minute at most.
+// Without a Docker engine there is nothing to do.
 func Sweep(project string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -17,9 +17,9 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// A WatchProxy stands between one client and one etcd member and speaks gRPC with
-// both, so that it can swallow what watches are told and let all else through: calls,
-// leases, and the connection's own pings.
+// A WatchProxy stands between one client and one etcd member and speaks gRPC
+// with both, so that it can swallow what watches are told and let all else
+// through: calls, leases, and the connection's own pings.
 type WatchProxy struct {
 	Addr string
 

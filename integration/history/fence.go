@@ -8,9 +8,9 @@ import (
 )
 
 // fenced holds a transaction against I4: what decides for the fleet is written
-// only by who is elected, and each such transaction moves the election key, which it
-// found as its writer left it. So a controller that was deposed shows: either
-// its transaction leaves the key alone, or it takes it from another.
+// only by who is elected, and each such transaction moves the election key,
+// which it found as its writer left it. So a controller that was deposed shows:
+// either its transaction leaves the key alone, or it takes it from another.
 //
 // Operators write without being elected what only asks, or what no controller
 // does: an intent with the target it stands for, settings, a pardon, a collection

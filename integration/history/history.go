@@ -104,8 +104,9 @@ type Looked struct {
 	Logs    int `json:"logs"`    // switches in logs that were held against who had prepared (I2)
 	Acked   int `json:"acked"`   // publishes that were told to be done
 
-	// Behind is by how much a client's epoch of a group fell at most when it went
-	// from one instance to the next. That is no violation: only tokens promise otherwise.
+	// Behind is by how much a client's epoch of a group fell at most when it
+	// went from one instance to the next. That is no violation: only tokens
+	// promise otherwise.
 	Behind time.Duration `json:"behind"`
 }
 

@@ -42,11 +42,12 @@ const (
 // A head is the part of the fleet's records that publishers share.
 type head struct{ newest, target int64 }
 
-// Linearizable tells whether the publishes and reads could have happened one after
-// the other, each at a moment between its call and its return, on a history that
-// begins with the revision first and gives each publish the next number: the target a
-// register with compare-and-set, the history a counter. No controller may have taken a target
-// back meanwhile. ok is false too when that could not be decided in time.
+// Linearizable tells whether the publishes and reads could have happened one
+// after the other, each at a moment between its call and its return, on a
+// history that begins with the revision first and gives each publish the next
+// number: the target a register with compare-and-set, the history a counter. No
+// controller may have taken a target back meanwhile. ok is false too when that
+// could not be decided in time.
 func Linearizable(first int64, ops []Op, within time.Duration) (ok bool, why string) {
 	model := porcupine.NondeterministicModel{
 		Init: func() []any { return []any{head{first, first}} },

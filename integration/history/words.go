@@ -96,9 +96,10 @@ type first struct {
 }
 
 // checkLogs holds the commits against the instances' logs: each instance that
-// was registered at a commit had logged that it holds the set before any instance
-// of the group logged that it switched (I2), and no log has an epoch after a higher one (I3).
-// The times are of one clock: those of skewed instances are left out.
+// was registered at a commit had logged that it holds the set before any
+// instance of the group logged that it switched (I2), and no log has an epoch
+// after a higher one (I3). The times are of one clock: those of skewed
+// instances are left out.
 func checkLogs(v *verdict, h *History, r *records) {
 	held := prepared(h)
 	switched := map[string]map[int64]first{} // by group, then epoch

@@ -72,7 +72,8 @@ func newBoot() string {
 
 // Run takes part in the fleet until ctx ends, and then gives the lease back.
 // Its one error is that the instance's name is another's (store.ErrTwin), found
-// before anything was served; whatever else goes wrong is waited out. It is called once.
+// before anything was served; whatever else goes wrong is waited out. It is
+// called once.
 func (a *Agent) Run(ctx context.Context) error {
 	if a.running.Swap(true) {
 		return errors.New("run agent: it ran already")
@@ -123,8 +124,8 @@ func (a *Agent) Run(ctx context.Context) error {
 }
 
 // Behind tells that a client saw a later epoch of this group than is served
-// here: the group is read again at once, if that was not just done. It may be called
-// as often as one likes, from any goroutine, and never waits.
+// here: the group is read again at once, if that was not just done. It may be
+// called as often as one likes, from any goroutine, and never waits.
 func (a *Agent) Behind() {
 	select {
 	case a.behind <- struct{}{}:

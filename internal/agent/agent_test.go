@@ -478,8 +478,9 @@ func TestLostLeaseJoinsAgain(t *testing.T) {
 	f.awaitReady("a", "n1")
 }
 
-// taken is an etcd where the instance's name is another's: a dead process's, whose
-// lease lasts until its end, or a living one's. From down until up it does not answer.
+// taken is an etcd where the instance's name is another's: a dead process's,
+// whose lease lasts until its end, or a living one's. From down until up it
+// does not answer.
 type taken struct {
 	Store
 	down, up, end time.Time
@@ -653,7 +654,7 @@ func TestQuarantine(t *testing.T) {
 
 	// Two former lives ended while they compiled the digest.
 	d := &disk{root: o.StateDir, group: "g", log: m.log}
-	if err := writeSealed(d.trialFile(two.Digest), trial{Build: "test", Crashes: 1, Open: true, Compiling: true, Machine: bootID()}); err != nil {
+	if err := writeSealed(d.trialFile(two.Digest), trial{Build: "test", Crashes: 1, Open: true, Compiling: true, Machine: BootID()}); err != nil {
 		t.Fatal(err)
 	}
 	f.commit(2, "n2", two, one)

@@ -268,8 +268,8 @@ func (f *fetcher) one(ctx context.Context, d version.Digest) (err error) {
 	b, err := f.disk.chunk(d)
 	fetched := err != nil || f.distrust
 	if fetched {
-		// Checked, although a table that is loaded is checked again: what a module in
-		// the cache needs is not loaded, but kept on disk as good.
+		// Checked, although a table that is loaded is checked again: what a
+		// module in the cache needs is not loaded, but kept on disk as good.
 		b, err = retry(ctx, func(ctx context.Context) ([]byte, error) {
 			b, err := f.snapshots.Chunk(ctx, d)
 			if err == nil {

@@ -203,8 +203,8 @@ func (c *core) saw(r record, now time.Time) {
 	switch why := c.contradiction(r); {
 	case c.thaws(r.assignment) && (why != "" || c.frozen != ""):
 		if !r.confirmed {
-			// The id beside it may still be that of a fleet that was deleted meanwhile:
-			// the two keys are told one after the other.
+			// The id beside it may still be that of a fleet that was deleted
+			// meanwhile: the two keys are told one after the other.
 			c.doubt = true
 			return
 		}

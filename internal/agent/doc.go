@@ -4,8 +4,8 @@
 // an engine is served; how requests are carried is package engine's.
 //
 // A core decides, purely: it is told what was seen and done, and its plan says
-// what ought to be built, served and said. The loop, one goroutine that owns the core,
-// brings that about and has others do what takes time:
+// what ought to be built, served and said. The loop, one goroutine that owns
+// the core, brings that about and has others do what takes time:
 //
 //	watch  ── records ──▶ loop ── plan.swap ──▶ Switch
 //	worker ── engines ──▶  │  ── jobs ────────▶ worker   one build at a time
@@ -46,39 +46,43 @@
 // # Disk
 //
 // The last three assignments that were served are remembered, each with its
-// snapshots' pieces, so that a start needs no etcd. Every file carries a checksum
-// and is replaced as a whole; a damaged one counts as missing, and the next older
-// state is taken. An assignment that was received and not served is not
-// among them: between its switch and the write that follows, at most a second later, a
-// crash of the process together with the loss of etcd makes the start serve the epoch before.
+// snapshots' pieces, so that a start needs no etcd. Every file carries a
+// checksum and is replaced as a whole; a damaged one counts as missing, and the
+// next older state is taken. An assignment that was received and not served is
+// not among them: between its switch and the write that follows, at most a
+// second later, a crash of the process together with the loss of etcd makes the
+// start serve the epoch before.
 //
 // A digest that has not proven itself by being served for a while has a trial,
-// open on disk while it is compiled and first served. Two crashes of one build within it
-// quarantine the digest: the instance keeps the epoch's number, serves the last good revision, stays
-// ready, and says so. A crash is an end of which the dying runtime left a note, or one while the
-// digest was compiled, since what takes all memory is killed without a word. Any other end, be it
-// a kill or the machine's, is none. Where nothing else can serve, the digest is
-// tried all the same, later after each start by how often it crashed; meanwhile the instance registers
-// as out of traffic. A quarantine ends when the digest has proven itself so, by Forgive, or with
-// another build.
+// open on disk while it is compiled and first served. Two crashes of one build
+// within it quarantine the digest: the instance keeps the epoch's number,
+// serves the last good revision, stays ready, and says so. A crash is an end of
+// which the dying runtime left a note, or one while the digest was compiled,
+// since what takes all memory is killed without a word. Any other end, be it a
+// kill or the machine's, is none. Where nothing else can serve, the digest is
+// tried all the same, later after each start by how often it crashed; meanwhile
+// the instance registers as out of traffic. A quarantine ends when the digest
+// has proven itself so, by Forgive, or with another build.
 //
 // A pin stands beside them, in .pins/<group>.
 //
-// All of it but trials is read again every few seconds: what is damaged or gone is written again,
-// states and pins from memory, pieces from etcd.
+// All of it but trials is read again every few seconds: what is damaged or gone
+// is written again, states and pins from memory, pieces from etcd.
 //
 // # Concurrency
 //
-// Run starts every goroutine and waits for them, but not for builds that it gave up because
-// they hang: each keeps its goroutine, and there are two at most. Status, Ready, Drain, Leave, Behind, Pin,
-// Unpin, Pinnable, Manifest and Chunk may be called from any goroutine at any time.
+// Run starts every goroutine and waits for them, but not for builds that it
+// gave up because they hang: each keeps its goroutine, and there are two at
+// most. Status, Ready, Drain, Leave, Behind, Pin, Unpin, Pinnable, Manifest and
+// Chunk may be called from any goroutine at any time.
 //
 // # Failure
 //
 // Nothing but a twin at the start ends Run. etcd away: serving goes on, with
-// jittered tries. Lease lost or keys gone: not ready, join again. Disk full, slow or read-only:
-// told in log, status and metrics, tried again; no switch waits for it. Pieces missing or damaged:
-// what is only prepared is refused, what is in force is fetched again until it is held. A watch that
-// says nothing is made anew, and the group read beside it. A build that hangs is refused and not tried
-// again by this process. docs/operations.md says within what times.
+// jittered tries. Lease lost or keys gone: not ready, join again. Disk full,
+// slow or read-only: told in log, status and metrics, tried again; no switch
+// waits for it. Pieces missing or damaged: what is only prepared is refused,
+// what is in force is fetched again until it is held. A watch that says nothing
+// is made anew, and the group read beside it. A build that hangs is refused and
+// not tried again by this process. docs/operations.md says within what times.
 package agent

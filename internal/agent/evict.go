@@ -7,16 +7,18 @@ import (
 
 // An instance that is too slow for a prepare may be told to go out of traffic,
 // so that a commit can leave it behind without two revisions being seen by
-// clients. It turns its readiness off first, says so then, and serves on and builds on
-// meanwhile: whoever sends it requests all the same gets what it has.
+// clients. It turns its readiness off first, says so then, and serves on and
+// builds on meanwhile: whoever sends it requests all the same gets what it has.
 //
 // One that cannot serve what is committed goes by its own wish, so that its
-// clients are not served what the others left: if the floor of its group allows, it says so
-// first, which keeps its place below the floor, and is out from that moment.
+// clients are not served what the others left: if the floor of its group
+// allows, it says so first, which keeps its place below the floor, and is out
+// from that moment.
 //
-// Two are not told, and do not go: one that is frozen, since it follows nothing, and one that is
-// pinned, since an operator wants it in traffic with another revision anyway. Both
-// stay ready and count as late; what becomes of the rollout is its strategy's to say.
+// Two are not told, and do not go: one that is frozen, since it follows
+// nothing, and one that is pinned, since an operator wants it in traffic with
+// another revision anyway. Both stay ready and count as late; what becomes of
+// the rollout is its strategy's to say.
 
 // traffic decides whether this instance is out of traffic. It is called before
 // anything is planned.
@@ -78,7 +80,8 @@ func (c *core) wakeOut(now time.Time) time.Time {
 }
 
 // named tells whether the prepare names this instance as too slow, and it is:
-// one that holds the set by now or all it can have of it, or refuses it, says that instead.
+// one that holds the set by now or all it can have of it, or refuses it, says
+// that instead.
 func (c *core) named() bool {
 	p := c.prepare
 	if p == nil || !slices.Contains(p.Evict, c.instance) || !c.asked(p) {
@@ -91,8 +94,8 @@ func (c *core) named() bool {
 	return len(lacks) > 0 && !sick
 }
 
-// current tells whether what is committed is served, and all that can be had of its set
-// is held.
+// current tells whether what is committed is served, and all that can be had of
+// its set is held.
 func (c *core) current() bool {
 	t := c.target
 	if t == nil {

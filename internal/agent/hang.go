@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// hangAfter is without how many signs of life, looked for once a hangLook, a build
-	// counts as hanging. Looks are counted and not time: a process that was stopped
-	// for a minute has not looked.
+	// hangAfter is without how many signs of life, looked for once a hangLook,
+	// a build counts as hanging. Looks are counted and not time: a process that
+	// was stopped for a minute has not looked.
 	hangAfter = 10
 	hangLook  = time.Second
 	// mostHung is how many builds may hang in one process before nothing more is

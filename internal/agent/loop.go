@@ -427,8 +427,8 @@ func (p *loop) built(j job, e *engine.Engine, err error, superseded bool) {
 }
 
 // keepUsed lets the library close what no engine uses any more. While something
-// is built, what it took out of the library is not yet known to be in use: its end, or
-// its being given up, brings the next call.
+// is built, what it took out of the library is not yet known to be in use: its
+// end, or its being given up, brings the next call.
 func (p *loop) keepUsed() {
 	if p.building != nil {
 		return

@@ -98,8 +98,8 @@ func fold(s analysis.Sample, most int) analysis.Sample {
 }
 
 // A meter tells etcd what is counted while there is something to compare. It
-// works beside the loop, which never waits for it; what cannot be written in time is
-// dropped, for the next measure says it too.
+// works beside the loop, which never waits for it; what cannot be written in
+// time is dropped, for the next measure says it too.
 type meter struct {
 	compare func(old, new *engine.Engine, most int) analysis.Sample
 	keys    func() (stable, candidate analysis.KeySet)

@@ -63,9 +63,10 @@ type Options struct {
 	// processes must not share one.
 	StateDir string
 
-	// CrashNote has the runtime write what it says when it dies into a file, too, which
-	// is closed afterwards: debug.SetCrashOutput. That is the process's: of several agents
-	// in it the last one has it. Nil: a crash in service cannot be told from a kill and does not count.
+	// CrashNote has the runtime write what it says when it dies into a file,
+	// too, which is closed afterwards: debug.SetCrashOutput. That is the
+	// process's: of several agents in it the last one has it. Nil: a crash in
+	// service cannot be told from a kill and does not count.
 	CrashNote func(*os.File) error
 
 	JoinTimeout  time.Duration // without etcd for so long, a start serves from disk; 0 for 5 s
@@ -74,15 +75,15 @@ type Options struct {
 	ReportEvery  time.Duration // with up to half as much again at random; 0 for 5 s
 	Healthy      time.Duration // a digest served for so long has proven itself; 0 for 10 s
 
-	// ScrubEvery is how often it is looked whether the disk has what it should, with
-	// up to half as much again at random; 0 for 5 s.
+	// ScrubEvery is how often it is looked whether the disk has what it should,
+	// with up to half as much again at random; 0 for 5 s.
 	ScrubEvery time.Duration
 
 	// MeasureEvery is how often what was counted of a comparison is written, in
 	// a small group; 0 for 1 s. In large ones it is less often.
 	MeasureEvery time.Duration
-	// EvictDelay is how long after turning its readiness off, as it was told to, the
-	// instance says so: for balancers to notice.
+	// EvictDelay is how long after turning its readiness off, as it was told
+	// to, the instance says so: for balancers to notice.
 	EvictDelay time.Duration
 
 	Watch store.WatchOptions

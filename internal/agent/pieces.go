@@ -128,9 +128,10 @@ func (d *disk) hasChunk(fleet string, digest version.Digest) bool {
 	return d.isWhole(path) && isThere(path)
 }
 
-// collect removes chunks and manifests that no snapshot of keep needs, and
-// what an interrupted write left; awaited are chunks that are needed besides. Nothing
-// is removed while a manifest of keep cannot be read: it might need any chunk.
+// collect removes chunks and manifests that no snapshot of keep needs, and what
+// an interrupted write left; awaited are chunks that are needed besides.
+// Nothing is removed while a manifest of keep cannot be read: it might need any
+// chunk.
 func (d *disk) collect(fleet string, keep map[version.Digest]bool, awaited map[version.Digest]bool) error {
 	dir := d.dir(fleet)
 	chunks := maps.Clone(awaited)

@@ -46,9 +46,9 @@ type PinResult struct {
 var ErrNotHeld = errors.New("this instance does not hold it")
 
 // Pin has this instance serve a revision that it holds, named by number or by
-// the beginning of its digest. It needs no etcd. What is not in memory and on disk is
-// compiled first; nothing changes when that fails or ctx ends before. Its error
-// names what it can be pinned to when to is none of that.
+// the beginning of its digest. It needs no etcd. What is not in memory and on
+// disk is compiled first; nothing changes when that fails or ctx ends before.
+// Its error names what it can be pinned to when to is none of that.
 func (a *Agent) Pin(ctx context.Context, to, by, why string) (PinResult, error) {
 	if err := a.alone(ctx); err != nil {
 		return PinResult{}, fmt.Errorf("pin to %.80s: %w", to, err)
@@ -83,9 +83,10 @@ func (a *Agent) Unpin(ctx context.Context) (PinResult, error) {
 	return a.order(ctx, nil)
 }
 
-// Forgive ends every quarantine of this instance, on disk too, and tries what was under
-// one at once where it is to be served: for when power or an operator ended the process, or
-// what made it crash is mended. Two crashes more bring it back. It is no error when there was none.
+// Forgive ends every quarantine of this instance, on disk too, and tries what
+// was under one at once where it is to be served: for when power or an operator
+// ended the process, or what made it crash is mended. Two crashes more bring it
+// back. It is no error when there was none.
 func (a *Agent) Forgive(ctx context.Context) (PinResult, error) {
 	if err := a.alone(ctx); err != nil {
 		return PinResult{}, fmt.Errorf("forgive: %w", err)
@@ -191,9 +192,10 @@ func (a *Agent) letGo(ctx context.Context) {
 	_ = a.do(ctx, func(p *loop) { p.core.pinning, p.holding = nil, nil })
 }
 
-// order brings a pin, or nil for none, into force, has the disk remember it, and
-// tells what is served then. The disk comes second: it may be what is broken. What came into
-// force is remembered, whether or not ctx ends meanwhile.
+// order brings a pin, or nil for none, into force, has the disk remember it,
+// and tells what is served then. The disk comes second: it may be what is
+// broken. What came into force is remembered, whether or not ctx ends
+// meanwhile.
 func (a *Agent) order(ctx context.Context, p *Pin) (PinResult, error) {
 	var r PinResult
 	if err := a.do(ctx, func(l *loop) { l.pinned(p) }); err != nil {
@@ -355,8 +357,9 @@ func (c *core) wantPinned(p *plan, now time.Time) {
 	}
 }
 
-// repin tells what is to be served in the epoch that is served already, when
-// an operator pinned or unpinned this instance since, or forgave what had crashed it.
+// repin tells what is to be served in the epoch that is served already, when an
+// operator pinned or unpinned this instance since, or forgave what had crashed
+// it.
 func (c *core) repin() (choice, bool) {
 	if c.serving == nil {
 		return choice{}, false

@@ -26,8 +26,8 @@ func (m *member) pin(to string) PinResult {
 	return r
 }
 
-// ofThree is a fleet with a state directory that served 1, then 2 (holding 1), then 3
-// (holding 2): 1 is on disk only.
+// ofThree is a fleet with a state directory that served 1, then 2 (holding 1),
+// then 3 (holding 2): 1 is on disk only.
 func ofThree(t *testing.T, e *etcd) (*fleet, Options, [3]version.Ref) {
 	t.Helper()
 	f := initFleet(t, e)
@@ -217,8 +217,8 @@ func TestPinToWhatCannotBeHeld(t *testing.T) {
 	m.pin("2") // and others can be pinned still
 }
 
-// TestPinIsGivenUpInTime: the one who asks does not wait for ever, and what was not held
-// in time is not pinned later.
+// TestPinIsGivenUpInTime: the one who asks does not wait for ever, and what was
+// not held in time is not pinned later.
 func TestPinIsGivenUpInTime(t *testing.T) {
 	now := time.Now()
 	c := newCore("me", "g")

@@ -216,9 +216,9 @@ func (c *core) inForce(d version.Digest) bool {
 // asked tells whether a prepare is this instance's turn.
 func (c *core) asked(p *rollout.Prepare) bool { return p.First == "" || p.First == c.instance }
 
-// lacking lists what is not held of a set and of what is to be served. sick: all of it is
-// in force and was tried in vain, so that waiting is of no use. Then a commit that goes
-// elsewhere finds this instance no worse than it is.
+// lacking lists what is not held of a set and of what is to be served. sick:
+// all of it is in force and was tried in vain, so that waiting is of no use.
+// Then a commit that goes elsewhere finds this instance no worse than it is.
 func (c *core) lacking(set []version.Ref) (ds []version.Digest, sick bool) {
 	sick = true
 	miss := func(d version.Digest) {
@@ -256,8 +256,9 @@ func (c *core) sickness() []rollout.Lack {
 	return out
 }
 
-// refuses tells why this instance will not hold a prepare's set. What is in force is no
-// reason: it is lacking already, and a refusal would keep the others from leaving it.
+// refuses tells why this instance will not hold a prepare's set. What is in
+// force is no reason: it is lacking already, and a refusal would keep the
+// others from leaving it.
 func (c *core) refuses(p *rollout.Prepare) (string, bool) {
 	for _, r := range p.Set {
 		if c.inForce(r.Digest) {
@@ -319,8 +320,8 @@ func (c *core) ready() *rollout.Ready {
 	return r
 }
 
-// outOfTraffic tells whether it takes no traffic, or wishes so. One that joins has none
-// as long as it cannot serve what is committed.
+// outOfTraffic tells whether it takes no traffic, or wishes so. One that joins
+// has none as long as it cannot serve what is committed.
 func (c *core) outOfTraffic() bool {
 	if c.serving == nil {
 		return !c.holds(c.choose(c.target).refs()) // only asked where there is a target: else nothing is in force

@@ -17,7 +17,7 @@ import (
 
 // What counts against a digest is evidence that points at it, and it counts once.
 func TestOnlyEvidenceCounts(t *testing.T) {
-	here := bootID()
+	here := BootID()
 	if here == "" {
 		t.Skip("the kernel does not name its starts")
 	}
@@ -200,8 +200,8 @@ func crashedBefore(t *testing.T, o Options, d version.Digest, times int) {
 	}
 }
 
-// A fleet whose only revision is under quarantine everywhere serves it after a while, and
-// that it runs well ends the quarantine.
+// A fleet whose only revision is under quarantine everywhere serves it after a
+// while, and that it runs well ends the quarantine.
 func TestTheOnlyRevisionIsServedAllTheSame(t *testing.T) {
 	t.Parallel()
 	f := initFleet(t, shared)

@@ -8,9 +8,10 @@ import (
 	"routerd.dev/internal/version"
 )
 
-// Somebody deletes a fleet that was made by mistake and restores the right one. A
-// watch may tell of the restored group before it tells of the restored id: who took up
-// that pair would be of the deleted fleet, and freeze again at once.
+// Somebody deletes a fleet that was made by mistake and restores the right one.
+// A watch may tell of the restored group before it tells of the restored id:
+// who took up that pair would be of the deleted fleet, and freeze again at
+// once.
 func TestThawsByAReadAlone(t *testing.T) {
 	now := time.Unix(1000, 0)
 	restored := &rollout.Assignment{Group: "g", Epoch: 8, Recovered: 8, Nonce: "n", Set: []version.Ref{ref(1)}, Stable: ref(1)}

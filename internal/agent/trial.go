@@ -19,11 +19,12 @@ const maxCrashes = 2
 
 // A trial is kept on disk for a digest that has not proven itself: open while
 // it is compiled and while it is served for the first time. A process that
-// starts and finds one open knows that its former life ended there, but not why. Power
-// fails, and operators and the kernel kill what runs well: that says nothing of the digest. So an
-// end counts only if the dying runtime left a note, as it does after panics and all its fatal
-// errors, or if the digest was being compiled: what then takes all memory is killed without a
-// word. An end with the whole machine never counts.
+// starts and finds one open knows that its former life ended there, but not
+// why. Power fails, and operators and the kernel kill what runs well: that says
+// nothing of the digest. So an end counts only if the dying runtime left a
+// note, as it does after panics and all its fatal errors, or if the digest was
+// being compiled: what then takes all memory is killed without a word. An end
+// with the whole machine never counts.
 type trial struct {
 	Build     string `json:"build"` // counts are of one build: another may do better
 	Crashes   int    `json:"crashes"`
@@ -38,13 +39,13 @@ const (
 	lastCrash = "crash.last"
 )
 
-// bootID names this start of the machine; empty where the kernel does not tell.
-func bootID() string {
+// BootID names this start of the machine; empty where the kernel does not tell.
+func BootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
+	if words := strings.Fields(string(b)); err == nil && len(words) == 1 {
+		return words[0]
 	}
-	return strings.TrimSpace(string(b))
+	return ""
 }
 
 func (d *disk) crashFile() string {
@@ -87,8 +88,9 @@ func (d *disk) arm(note func(*os.File) error) error {
 	return note(f)
 }
 
-// lastResortPause is how long after a start a digest that crashed the process so often is
-// tried where nothing else can serve: time to prepare another revision.
+// lastResortPause is how long after a start a digest that crashed the process
+// so often is tried where nothing else can serve: time to prepare another
+// revision.
 func lastResortPause(crashes int) time.Duration {
 	return min(time.Second<<min(max(crashes-maxCrashes, 0), 10), time.Minute)
 }
@@ -106,7 +108,7 @@ func (d *disk) reckon(build string) map[version.Digest]trial {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		d.log.Warn("trials cannot be read, crashes of the former process are not counted", "err", err)
 	}
-	crashed, machine := d.crashed(), bootID()
+	crashed, machine := d.crashed(), BootID()
 	for _, f := range files {
 		digest, err := version.ParseDigest(f.Name())
 		if err != nil {

@@ -27,10 +27,11 @@ const (
 // delays nobody: what is to be written waits here, newest wins, bounded by
 // what the agent holds.
 //
-// Two things are written at once, and between two files of all else: that a trial
-// begins, for a crash may come next, and what was received, which is to be on disk
-// before the instant. The rest is written after the switch. What is to be and what is on
-// disk are two sets of fields; a write that failed is made good by comparing them again.
+// Two things are written at once, and between two files of all else: that a
+// trial begins, for a crash may come next, and what was received, which is to
+// be on disk before the instant. The rest is written after the switch. What is
+// to be and what is on disk are two sets of fields; a write that failed is made
+// good by comparing them again.
 type writer struct {
 	disk  *disk
 	build string
@@ -69,7 +70,7 @@ func newWriter(d *disk, build string, log *slog.Logger) *writer {
 	done := make(chan struct{})
 	close(done)
 	return &writer{
-		disk: d, build: build, log: log, boot: bootID(), wake: make(chan struct{}, 1), done: done,
+		disk: d, build: build, log: log, boot: BootID(), wake: make(chan struct{}, 1), done: done,
 		manifests: map[version.Digest][]byte{}, chunks: map[version.Digest][]byte{}, needs: map[version.Digest][]version.Digest{},
 		trials: map[version.Digest]trial{}, onDisk: map[version.Digest]trial{},
 		proven: map[version.Digest]bool{}, recorded: map[version.Digest]bool{}, held: map[version.Digest]bool{},
@@ -209,9 +210,10 @@ func (w *writer) hold(d version.Digest, p packed) {
 }
 
 // try says which digests are being tried now: what is compiled, is about to be
-// served or is served for the first time, and which of them are compiled. Their trials are opened, all others
-// closed; those that have proven themselves have none. The channel is closed
-// when all that are open are on disk as such, or the disk would not take them.
+// served or is served for the first time, and which of them are compiled. Their
+// trials are opened, all others closed; those that have proven themselves have
+// none. The channel is closed when all that are open are on disk as such, or
+// the disk would not take them.
 func (w *writer) try(now map[version.Digest]bool, compiling ...version.Digest) <-chan struct{} {
 	if w == nil {
 		done := make(chan struct{})

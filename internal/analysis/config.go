@@ -30,11 +30,11 @@ type Metric struct {
 	Off    bool `json:"off,omitempty"`
 	DryRun bool `json:"dryRun,omitempty"` // judged and recorded, and nothing follows from it
 
-	// MinEffect is the least difference that counts: for shares of requests,
-	// as a part of all (0.005: half a percent); for latency, relative (0.1: ten percent);
-	// for ratio, of the share of keys. 0 for the metric's default: errors and connect
-	// 0.005, notFound and notAllowed 0.01, panics 0.0005, ratio none, latency 0.1 and at
-	// least 0.2 ms.
+	// MinEffect is the least difference that counts: for shares of requests, as
+	// a part of all (0.005: half a percent); for latency, relative (0.1: ten
+	// percent); for ratio, of the share of keys. 0 for the metric's default:
+	// errors and connect 0.005, notFound and notAllowed 0.01, panics 0.0005,
+	// ratio none, latency 0.1 and at least 0.2 ms.
 	MinEffect float64 `json:"minEffect,omitempty"`
 }
 
@@ -106,7 +106,8 @@ func (c Config) withDefaults() Config {
 }
 
 // effect is the least difference of a metric that counts. Before a bake's
-// stable and candidate lies time, in which everything drifts: it takes twice as much.
+// stable and candidate lies time, in which everything drifts: it takes twice as
+// much.
 func (c Config) effect(metric string, byDefault float64, before bool) float64 {
 	least := byDefault
 	if e := c.Metrics[metric].MinEffect; e > 0 {
@@ -163,8 +164,9 @@ type Comparison struct {
 	// was to get; groups without one are not tested for it.
 	Wanted map[string]int
 
-	// Keyless: requests may lack a key, and get stable then. That stable has too
-	// many requests is no sign of a wrong share, once there are too many keys to count.
+	// Keyless: requests may lack a key, and get stable then. That stable has
+	// too many requests is no sign of a wrong share, once there are too many
+	// keys to count.
 	Keyless bool
 
 	// Before: stable was counted before the candidate, not at the same time

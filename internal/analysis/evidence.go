@@ -45,8 +45,9 @@ func logEvidence(k0, n0, k1, n1 float64) float64 {
 	}
 	logs[oddsSteps] = math.Inf(-1)
 	if k0 == 0 {
-		// Odds without limit: all bad requests are the candidate's. The chance of that is
-		// exact: of all ways to choose k of n, those that choose from n1.
+		// Odds without limit: all bad requests are the candidate's. The chance
+		// of that is exact: of all ways to choose k of n, those that choose
+		// from n1.
 		logs[oddsSteps] = math.Log(1-weightOfSteps) + logChoose(n, k) - logChoose(n1, k)
 	}
 	return sumLogs(logs[:])

@@ -11,7 +11,8 @@ import (
 const rest = "(rest)"
 
 // Weights by which the error α is split. Routes get most of it: what hurts all
-// requests alike shows on them too, while one route's trouble vanishes in the whole.
+// requests alike shows on them too, while one route's trouble vanishes in the
+// whole.
 const (
 	weightOfAll     = 0.25 // for all requests of a group, if it has changed routes
 	weightOfLatency = 0.3
@@ -21,8 +22,9 @@ const (
 // client that asks again is no evidence, whatever the arithmetic says.
 const leastBad = 5
 
-// suspicion is how far evidence is on its way to a fail, on a logarithmic scale,
-// when it keeps a pass back: few requests that look bad must not pass just because the time is over.
+// suspicion is how far evidence is on its way to a fail, on a logarithmic
+// scale, when it keeps a pass back: few requests that look bad must not pass
+// just because the time is over.
 const suspicion = 0.25
 
 // A rate is a metric that is a share of requests.
@@ -182,8 +184,9 @@ func (j *judge) rate(sc scope, r *rate) {
 	least := j.effect(r.name, r.least, j.of.Before)
 	note, chance := "", math.Inf(1)
 	if st.Requests == 0 && sc.route != "" && ca.Requests > 0 {
-		// A route that stable does not have, or where nobody asked it yet: it is compared
-		// with all of stable's requests, and only a disaster counts.
+		// A route that stable does not have, or where nobody asked it yet: it
+		// is compared with all of stable's requests, and only a disaster
+		// counts.
 		if !r.fresh {
 			return
 		}

@@ -57,8 +57,9 @@ func (j *judge) latency(sc scope) {
 // slower is the logarithm of an e-value against "the candidate is no slower
 // than stable", from the bounds about the buckets from at to its candidate's:
 // for each, the share of requests that took longer is a rate as any other. The
-// average of these e-values over all bounds is an e-value, and so is any part of the
-// sum, chosen by whatever was seen. Bad is how many of the candidate's requests are beyond one of them.
+// average of these e-values over all bounds is an e-value, and so is any part
+// of the sum, chosen by whatever was seen. Bad is how many of the candidate's
+// requests are beyond one of them.
 func slower(st, ca *cumulative, at, to int) (log, bad float64) {
 	logs := append(make([]float64, 0, 16), math.Inf(-1))
 	for i := max(0, at-1); i <= min(to, Buckets-2); i++ {
@@ -101,7 +102,8 @@ func (c *cumulative) quantile(q float64) (seconds float64, bucket int) {
 }
 
 // bounds are the ends of a bucket in seconds. The first one begins, and the
-// last one ends, a quarter off its only bound, so that estimates stay finite and cautious.
+// last one ends, a quarter off its only bound, so that estimates stay finite
+// and cautious.
 func bounds(i int) (low, high float64) {
 	var h Histogram
 	switch i {

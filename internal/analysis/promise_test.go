@@ -24,8 +24,9 @@ func (w *world) peek(c Config, of Comparison) (nearest float64, fails bool) {
 }
 
 // TestSameCandidateNeverFails: candidates that are no worse, looked at each
-// second for ten minutes, over all mixes of share and errors. At the default confidence
-// none of 1,000 may fail; how near each came tells how many would have failed at others.
+// second for ten minutes, over all mixes of share and errors. At the default
+// confidence none of 1,000 may fail; how near each came tells how many would
+// have failed at others.
 func TestSameCandidateNeverFails(t *testing.T) {
 	perMix, seconds := 63, 600
 	if brief() {
@@ -81,7 +82,8 @@ func TestSameCandidateNeverFails(t *testing.T) {
 }
 
 // TestLowConfidenceKeepsItsPromise asks at confidences of 0.9 and 0.5, where
-// false alarms can be counted, with both sides at the same time and one after the other.
+// false alarms can be counted, with both sides at the same time and one after
+// the other.
 func TestLowConfidenceKeepsItsPromise(t *testing.T) {
 	runs := 200
 	if brief() {
@@ -216,8 +218,9 @@ func TestDilutedTroubleIsFound(t *testing.T) {
 }
 
 // TestSlowerByThirtyPercentIsFoundEverywhere moves the latency through the
-// buckets: at every place between two bounds, 30 % more is found with some hundred
-// requests of the candidate, however near the times lie together; and equal times never fail.
+// buckets: at every place between two bounds, 30 % more is found with some
+// hundred requests of the candidate, however near the times lie together; and
+// equal times never fail.
 func TestSlowerByThirtyPercentIsFoundEverywhere(t *testing.T) {
 	places := 16
 	if brief() {

@@ -9,7 +9,8 @@ const (
 	mostRatio   = 1e-4
 
 	// perKey is how much more the share of requests varies than if each had a
-	// key of its own: 1 + the square of the coefficient of variation of requests by key, taken for 5.
+	// key of its own: 1 + the square of the coefficient of variation of
+	// requests by key, taken for 5.
 	perKey = 26
 
 	// tuned is the number of keys at which a wrong share is found soonest.

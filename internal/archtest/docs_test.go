@@ -52,8 +52,8 @@ func pages(t *testing.T) map[string]string {
 var fence = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```$")
 
 // TestRouteFilesOfDocumentsRun parses, compiles and tests every route file in
-// the documents and the examples, and reads every strategy. A block that is a part of a file is put into an
-// example where it says that it belongs.
+// the documents and the examples, and reads every strategy. A block that is a
+// part of a file is put into an example where it says that it belongs.
 func TestRouteFilesOfDocumentsRun(t *testing.T) {
 	files, err := routefile.Read([]string{filepath.Join(root, "examples")}, strings.NewReader(""))
 	if err != nil {

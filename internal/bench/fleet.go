@@ -38,8 +38,8 @@ type fleetOptions struct {
 }
 
 // A fleet is agents of one group in this process, each with a connection to
-// etcd, a cache, a state directory and a front of its own, and a controller. etcd is
-// a process of its own, and waits for the disk as a real one does.
+// etcd, a cache, a state directory and a front of its own, and a controller.
+// etcd is a process of its own, and waits for the disk as a real one does.
 type fleet struct {
 	agents  []*agent.Agent
 	store   *store.Store // the publisher's

@@ -25,8 +25,8 @@ type nginx struct {
 	address string
 }
 
-// startNginx starts nginx with an http block and waits until it listens. ADDRESS in it
-// stands for where to.
+// startNginx starts nginx with an http block and waits until it listens.
+// ADDRESS in it stands for where to.
 func (b *bench) startNginx(ctx context.Context, workers int, http string) (*nginx, error) {
 	dir, err := os.MkdirTemp(b.dir, "nginx-")
 	if err != nil {

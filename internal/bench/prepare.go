@@ -9,8 +9,8 @@ import (
 )
 
 // measurePrepare loads a router with half of what it can do, and has it prepare
-// another revision meanwhile, of which nothing is known yet, within routerd's default
-// budget. Windows with and without that take turns.
+// another revision meanwhile, of which nothing is known yet, within routerd's
+// default budget. Windows with and without that take turns.
 func measurePrepare(ctx context.Context, b *bench) (_ []Figure, err error) {
 	backend, err := b.startChild(ctx, "backend", nil)
 	if err != nil {

@@ -47,8 +47,8 @@ func Ask(ctx context.Context, c rollout.Check) (value float64, ok bool, err erro
 }
 
 // A provider is a system that can be asked for a number. Another one is a file
-// with its type, a field of rollout.Check and a line of providerOf: time limit, names and
-// what counts as a value are Ask's.
+// with its type, a field of rollout.Check and a line of providerOf: time limit,
+// names and what counts as a value are Ask's.
 type provider interface {
 	// ask asks once, until ctx ends. ok is false when the answer has no value;
 	// NaN counts as that, too, and the value may be infinite.

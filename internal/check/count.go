@@ -12,9 +12,9 @@ func Passes(c rollout.Check, value float64) bool {
 }
 
 // Count adds what Ask returned at a time to what was answered before. What
-// stands in a row ends with an answer that passes. An answer with a value, too, ends a row of
-// errors and one of answers without; but neither of these ends a row of
-// failures, so that a system that fails cannot hide it by stuttering.
+// stands in a row ends with an answer that passes. An answer with a value, too,
+// ends a row of errors and one of answers without; but neither of these ends a
+// row of failures, so that a system that fails cannot hide it by stuttering.
 func Count(r rollout.CheckResult, c rollout.Check, at time.Time, value float64, ok bool, err error) rollout.CheckResult {
 	r.Asked, r.Value, r.Error = at, nil, ""
 	switch {

@@ -165,8 +165,9 @@ on standard output: for analyze -f, or to be kept beside an incident.`,
 	}
 }
 
-// record reads what the instances of a rollout count at this moment, in what
-// it compares: its candidate with stable, or what it committed with what was before.
+// record reads what the instances of a rollout count at this moment, in what it
+// compares: its candidate with stable, or what it committed with what was
+// before.
 func (c *command) record(ctx context.Context, s *store.Store, args []string) (recording, error) {
 	r, err := steered(ctx, s, args)
 	if err != nil {

@@ -16,7 +16,8 @@ import (
 )
 
 // TestSessionOfDev: what `routerd dev` prints to try is a whole session: a
-// request explained, a route added to the file, its difference, its publishing, and back.
+// request explained, a route added to the file, its difference, its publishing,
+// and back.
 func TestSessionOfDev(t *testing.T) {
 	shop, err := os.ReadFile(filepath.Join("..", "..", "examples", "shop.yaml"))
 	if err != nil {

@@ -6,9 +6,9 @@ import (
 	"routerd.dev/internal/version"
 )
 
-// dryRun begins the outcome of a dry run: by which strategy the controller would
-// play the intent. While no group serves anything there are no steps: nothing could be
-// compared with, nor gone back to.
+// dryRun begins the outcome of a dry run: by which strategy the controller
+// would play the intent. While no group serves anything there are no steps:
+// nothing could be compared with, nor gone back to.
 func dryRun(v *rollout.View, i *rollout.Intent) outcome {
 	out := outcome{DryRun: true, Strategy: rollout.AllAtOnce}
 	for _, g := range v.Groups {

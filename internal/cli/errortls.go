@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// tlsHint is the way out where certificates keep somebody from etcd, "" where they do
-// not. What stands in the way comes as text: the other side of a connection says no more.
+// tlsHint is the way out where certificates keep somebody from etcd, "" where
+// they do not. What stands in the way comes as text: the other side of a
+// connection says no more.
 func tlsHint(text string) string {
 	says := func(parts ...string) bool {
 		return slices.ContainsFunc(parts, func(p string) bool { return strings.Contains(text, p) })

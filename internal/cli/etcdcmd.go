@@ -184,8 +184,9 @@ func (c *command) makeCertificates(dir string, requests []store.CertificateReque
 // soon is before which end of a certificate its owner is told of it.
 const soon = 30 * 24 * time.Hour
 
-// warnOfCertificates says what would be a surprise later: certificates that end soon, hosts that are not
-// in a certificate any more, and keys that others can read.
+// warnOfCertificates says what would be a surprise later: certificates that end
+// soon, hosts that are not in a certificate any more, and keys that others can
+// read.
 func (c *command) warnOfCertificates(a *store.Authority, all []store.Certificate) {
 	now := c.env.Now()
 	ends := func(what string, at time.Time, wayOut string) {

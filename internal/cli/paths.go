@@ -8,9 +8,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// takeFiles gives a command the flag -f PATH…. The words behind it are paths, too:
-// a shell makes many of -f routes/*.yaml, and the flag itself takes the first. They are the
-// command's arguments.
+// takeFiles gives a command the flag -f PATH…. The words behind it are paths,
+// too: a shell makes many of -f routes/*.yaml, and the flag itself takes the
+// first. They are the command's arguments.
 func takeFiles(cmd *cobra.Command, files *[]string, help string) {
 	cmd.Flags().StringArrayVarP(files, "file", "f", nil, help)
 	_ = cmd.RegisterFlagCompletionFunc("file", completeFiles)

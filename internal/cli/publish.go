@@ -201,8 +201,8 @@ type composed struct {
 }
 
 // compose puts the modules into the target's table and checks the result as
-// every instance will. Pieces of a target that cannot be read are sent anew: those of
-// the result may be among them.
+// every instance will. Pieces of a target that cannot be read are sent anew:
+// those of the result may be among them.
 func (c *command) compose(ctx context.Context, s *store.Store, target version.Ref, p publishing, mods []*route.Module) (made composed, err error) {
 	base, lost := loadRevision(ctx, s, target)
 	if lost != nil && !lostPieces(lost) {

@@ -91,9 +91,10 @@ func (c *command) adopt(ctx context.Context, s *store.Store, groups []string, me
 // then the lease has ended of those that are not there.
 const rejoining = 10 * time.Second
 
-// awaitMembers waits until as many instances are back as the groups had. A recovery
-// is for the groups that are frozen at that moment, and just after etcd was restored
-// every instance still has to join again, and to tell that it is.
+// awaitMembers waits until as many instances are back as the groups had. A
+// recovery is for the groups that are frozen at that moment, and just after
+// etcd was restored every instance still has to join again, and to tell that it
+// is.
 func (c *command) awaitMembers(ctx context.Context, s *store.Store, groups []string) error {
 	until, said := time.Now().Add(rejoining), ""
 	tick := time.NewTicker(100 * time.Millisecond)

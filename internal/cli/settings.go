@@ -23,7 +23,8 @@ back the default. All are changed in one transaction, or none.
 
   prepareTimeout  how long preparing may take before somebody is late; 2m
   lead            from a commit to the instant that it names; as the fleet's size needs, 100ms at most
-  historyLimit    how many of the newest revisions gc keeps; 50
+  historyLimit    how many of the newest revisions are kept: the controller removes the others by
+                  itself; without it routectl gc does when it is run, and keeps 50
   maxUnready      how many of a group may be out of traffic at once, as a number or a part,
                   because they cannot serve what is committed; 1, and never all
   strategy        played by rollouts that name none; all-at-once

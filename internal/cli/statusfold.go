@@ -1,7 +1,7 @@
 package cli
 
-// namedMost is how many instances of a group that are all well and serve the same are
-// named; of thousands, those that are not are what one looks for.
+// namedMost is how many instances of a group that are all well and serve the
+// same are named; of thousands, those that are not are what one looks for.
 const namedMost = 50
 
 // alike is what many instances have in common.

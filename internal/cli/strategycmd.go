@@ -164,8 +164,8 @@ func strategyOf(v *rollout.View, i *rollout.Intent) string {
 }
 
 // checkPlan looks up the strategy that an intent would be played by, and
-// refuses early what the controller would refuse: an unknown one, and a second rollout
-// over groups of one that has steps. With a plan, the strategy says how
+// refuses early what the controller would refuse: an unknown one, and a second
+// rollout over groups of one that has steps. With a plan, the strategy says how
 // long preparing may take.
 func checkPlan(v *rollout.View, i *rollout.Intent) error {
 	name := strategyOf(v, i)

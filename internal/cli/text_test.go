@@ -129,7 +129,7 @@ edge   -           notFound     0 %     0 %        +0 points   pass
 }
 
 // TestRecorded: what another epoch, process or revision counted is not judged,
-// and a group that is not compared is not there.
+// and a group that is not compared, or is of another wave, is not there.
 func TestRecorded(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	one, two := version.Ref{Number: 1, Digest: version.DigestOf([]byte("1"))}, version.Ref{Number: 2, Digest: version.DigestOf([]byte("2"))}
@@ -145,20 +145,26 @@ func TestRecorded(t *testing.T) {
 			"b": {Epoch: 5, Rollout: "r", Stable: one},
 			"c": {Epoch: 5, Rollout: "other", Stable: one, Candidate: &rollout.Candidate{Ref: two}},
 			"d": {Epoch: 4, Rollout: "r", Stable: one, Candidate: &rollout.Candidate{Ref: two, Instances: []string{"d-1"}, Permyriad: 7}},
+			"e": {Epoch: 5, Rollout: "r", Stable: two, Against: one}, // of the wave before
 		},
-		Instances: map[string]rollout.Instance{"a-1": {Boot: "x"}, "a-2": {Boot: "x"}, "a-3": {Boot: "new"}, "a-4": {Boot: "x"}, "b-1": {Boot: "x"}},
+		Ready: map[string]map[string]rollout.Ready{"a": {"a-1": {}, "a-2": {}, "a-3": {}, "a-4": {}}, "b": {"b-1": {}}, "e": {"e-1": {}}},
+		Instances: map[string]rollout.Instance{"a-1": {Boot: "x"}, "a-2": {Boot: "x"}, "a-3": {Boot: "new"}, "a-4": {Boot: "x"}, "a-5": {Boot: "x"}, "b-1": {Boot: "x"}, "e-1": {Boot: "x"}},
 		Measures: map[string]rollout.Measure{
 			"a-1": measure("a-1", "a", "x", 5, two, 1),
 			"a-2": measure("a-2", "a", "x", 4, two, 10),
 			"a-3": measure("a-3", "a", "x", 5, two, 100),
 			"a-4": measure("a-4", "a", "x", 5, one, 1000),
+			"a-5": measure("a-5", "a", "x", 5, two, 7), // it has no ready key in the group
 			"b-1": measure("b-1", "b", "x", 5, two, 10000),
+			"e-1": measure("e-1", "e", "x", 5, two, 100000),
 		},
 	}
 	r := &rollout.Rollout{
-		Intent: rollout.Intent{ID: "r", To: two}, Origin: map[string]version.Ref{"a": one, "b": one, "c": one, "d": one}, Phase: rollout.PhaseRunning,
-		Plan:   &rollout.Strategy{Waves: []rollout.Wave{{Steps: []rollout.PlanStep{{Analysis: &rollout.AnalysisStep{Config: analysis.Config{MinSeconds: 7}}}}}}},
-		Cursor: rollout.Cursor{Since: now.Add(-time.Hour)},
+		Intent: rollout.Intent{ID: "r", To: two}, Origin: map[string]version.Ref{"a": one, "b": one, "c": one, "d": one, "e": one}, Phase: rollout.PhaseRunning,
+		Plan: &rollout.Strategy{Waves: []rollout.Wave{{Groups: []string{"e"}}, {Groups: []string{"a", "b", "c", "d"}, Steps: []rollout.PlanStep{
+			{Analysis: &rollout.AnalysisStep{Config: analysis.Config{MinSeconds: 7}}}, {Commit: &rollout.CommitStep{}}, {Bake: &rollout.BakeStep{}},
+		}}}},
+		Cursor: rollout.Cursor{Wave: 1, Since: now.Add(-time.Hour)},
 	}
 	got := recorded(v, r, now)
 	want := &recordedComparison{
@@ -172,6 +178,7 @@ func TestRecorded(t *testing.T) {
 		t.Errorf("%d measures, config %+v", len(got.Measures), got.Config)
 	}
 	v.Groups["a"] = rollout.Assignment{Epoch: 5, Rollout: "r", Stable: two, Against: one}
+	r.Cursor.Step = 2
 	if of := recorded(v, r, now).Comparison; !of.Before || len(of.Wanted) != 0 || of.Groups["a"].All.Candidate.Requests != 1 {
 		t.Errorf("after the commit: %+v", of)
 	}
@@ -193,7 +200,8 @@ func TestInstanceState(t *testing.T) {
 }
 
 // TestCheckPlan: a second rollout over the same groups is refused before
-// anything is sent, unless it supersedes; one in a single step stands in nobody's way.
+// anything is sent, unless it supersedes; one in a single step stands in
+// nobody's way.
 func TestCheckPlan(t *testing.T) {
 	plan, _ := rollout.Builtin("canary")
 	under := func(r rollout.Rollout) *rollout.View {

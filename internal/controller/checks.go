@@ -26,8 +26,8 @@ const (
 )
 
 // An asker asks the checks of the rollouts under way, beside the steps of the
-// controller, during one term. Each present step that has checks has one goroutine that
-// writes down what was answered, and one for each check.
+// controller, during one term. Each present step that has checks has one
+// goroutine that writes down what was answered, and one for each check.
 type asker struct {
 	c     *Controller
 	term  Term
@@ -77,7 +77,8 @@ func (a *asker) see(ctx context.Context, v *rollout.View) {
 }
 
 // begin starts an asking. It goes on from a record of the same step, which a
-// controller before this one wrote, and writes nothing before the asking that it follows has ended.
+// controller before this one wrote, and writes nothing before the asking that
+// it follows has ended.
 func (a *asker) begin(ctx context.Context, r *rollout.Rollout, checks []rollout.Check, was rollout.Checks, before <-chan struct{}) {
 	ctx, stop := context.WithCancel(ctx)
 	n := asking{wave: r.Cursor.Wave, step: r.Cursor.Step, stop: stop, done: make(chan struct{})}

@@ -34,7 +34,8 @@ type Term interface {
 	// store.ErrDeposed, store.ErrStale or store.ErrNotReady.
 	Apply(ctx context.Context, at *rollout.View, c rollout.Change) error
 	// PutChecks writes what checks answered, or nothing; it fails with
-	// store.ErrDeposed, or store.ErrNotFound when the rollout is over. It makes no Apply stale.
+	// store.ErrDeposed, or store.ErrNotFound when the rollout is over. It makes
+	// no Apply stale.
 	PutChecks(ctx context.Context, c rollout.Checks) error
 	// Done is closed when the term is known to have ended.
 	Done() <-chan struct{}
@@ -108,9 +109,9 @@ func New(src Source, o Options) (*Controller, error) {
 	return &Controller{src: src, o: o, log: log, m: m, n: n, ask: check.Ask}, nil
 }
 
-// Run campaigns and, whenever it is elected, moves the fleet, until ctx ends; then it
-// resigns and returns nil. Trouble with etcd is logged and tried again, so
-// that a router's traffic never depends on it.
+// Run campaigns and, whenever it is elected, moves the fleet, until ctx ends;
+// then it resigns and returns nil. Trouble with etcd is logged and tried again,
+// so that a router's traffic never depends on it.
 func (c *Controller) Run(ctx context.Context) error {
 	// What the last change did is told after the last term: so it ends last.
 	telling, stop := context.WithCancel(context.WithoutCancel(ctx))

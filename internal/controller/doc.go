@@ -14,17 +14,17 @@
 //
 // # Concurrency
 //
-// New starts nothing. Run owns, while it is elected, the loop, a watch, a timer for
-// collection, and for each rollout whose step has checks one goroutine and one
-// more for each check; beside them one for each webhook. It has ended all when it returns. A
-// Controller runs once.
+// New starts nothing. Run owns, while it is elected, the loop, a watch, a timer
+// for collection, and for each rollout whose step has checks one goroutine and
+// one more for each check; beside them one for each webhook. It has ended all
+// when it returns. A Controller runs once.
 //
 // # Failure
 //
 // Etcd away: it tries again, with growing, jittered pauses, and at once when
 // the watch says that etcd answers. Deposed: it campaigns again. A stale or not
 // ready write wrote nothing: it reads anew and steps again. What a webhook does
-// not take in five tries is lost to it, and so is what waited when the
-// process died: it is a hint, etcd and the log have the truth. After an error that leaves
-// open whether the write was carried out, too: the new view tells.
+// not take in five tries is lost to it, and so is what waited when the process
+// died: it is a hint, etcd and the log have the truth. After an error that
+// leaves open whether the write was carried out, too: the new view tells.
 package controller

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"cmp"
-	"math"
 	"slices"
 	"time"
 
@@ -155,14 +154,8 @@ func summary(r *analysis.Result) *Summary {
 		return nil
 	}
 	s := &Summary{Verdict: r.Verdict, Why: r.Why}
-	for _, f := range r.Findings {
+	for _, f := range r.Bounded().Findings {
 		if f.Verdict == analysis.Fail && !f.DryRun && len(s.Failures) < 5 {
-			for _, v := range []*float64{&f.Stable, &f.Candidate, &f.Effect, &f.Evidence, &f.Needed} {
-				if math.IsNaN(*v) {
-					*v = 0
-				}
-				*v = max(-math.MaxFloat64, min(*v, math.MaxFloat64)) // JSON has no infinity
-			}
 			s.Failures = append(s.Failures, f)
 		}
 	}

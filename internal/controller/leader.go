@@ -122,9 +122,9 @@ func outcome(err error) string {
 }
 
 // An inbox keeps the newest wake-up until it is taken: those that come while a
-// step is under way become one. The newest is the one about the highest revision, not the
-// last, since events of different keys overtake each other. One that says that etcd does
-// not answer is about none.
+// step is under way become one. The newest is the one about the highest
+// revision, not the last, since events of different keys overtake each other.
+// One that says that etcd does not answer is about none.
 type inbox struct {
 	ready chan struct{} // holds one while there is something to take
 	mu    sync.Mutex

@@ -175,8 +175,9 @@ func TestWakes(t *testing.T) {
 	})
 }
 
-// TestWakesWhileItLooks keeps the newest of what came meanwhile: events of two keys
-// overtake each other, and the last ready key's must not wait for the next look by time.
+// TestWakesWhileItLooks keeps the newest of what came meanwhile: events of two
+// keys overtake each other, and the last ready key's must not wait for the next
+// look by time.
 func TestWakesWhileItLooks(t *testing.T) {
 	at := func(n int64) store.Wake { return store.Wake{At: n} }
 	away := store.Wake{Err: errors.New("away")}
@@ -218,8 +219,8 @@ func TestWakesWhileItLooks(t *testing.T) {
 	}
 }
 
-// TestInboxSignalsOnce: a wake-up that comes between the signal and the taking is taken
-// with the one before it, and signals no second time.
+// TestInboxSignalsOnce: a wake-up that comes between the signal and the taking
+// is taken with the one before it, and signals no second time.
 func TestInboxSignalsOnce(t *testing.T) {
 	i := newInbox()
 	i.put(store.Wake{At: 1})

@@ -222,7 +222,8 @@ func unknown(fs *pflag.FlagSet, from Origin, key string) error {
 }
 
 // serviceLinks matches the variables that Kubernetes adds for each Service of a
-// namespace, here for one whose name begins with routerd: they are nobody's settings.
+// namespace, here for one whose name begins with routerd: they are nobody's
+// settings.
 const serviceLinks = `^ROUTERD(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`
 
 // A value is what a file or a variable gives a setting.

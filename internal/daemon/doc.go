@@ -22,15 +22,16 @@
 //
 // # Concurrency
 //
-// Serve and Dev return when everything they started has ended; only a write to
-// the access log that the kernel holds is left to the end of the process.
+// Serve and Dev return when everything they started has ended; only what the
+// kernel holds (a write to the access log, a look at the state directory) is
+// left to the end of the process.
 //
 // # Failure
 //
-// Without etcd the process lives, answers at every listener, is not ready until it
-// serves, and begins when etcd comes. What a drain had to cut off, a lease that
-// could not be given back and an embedded etcd that failed are logged; being told to
-// end is never an error.
+// Without etcd the process lives, answers at every listener, is not ready until
+// it serves, and begins when etcd comes. What a drain had to cut off, a lease
+// that could not be given back and an embedded etcd that failed are logged;
+// being told to end is never an error.
 //
 // # Memory
 //

@@ -10,7 +10,6 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -282,9 +281,7 @@ func (i *instance) run(ctx context.Context) error {
 	}
 	part(func() error { return i.agent.Run(background) })
 	part(func() error { return i.lib.Upstreams.Run(background) })
-	// Nobody waits for it: the disk that it looks at may hang.
-	var place sync.WaitGroup
-	place.Go(func() { i.keepPlace(ending) })
+	go i.keepPlace(ending) // nobody waits for it: the disk that it looks at may hang
 	// It ends with the lease, not after it: each may take its time.
 	leading, resign := context.WithCancel(background)
 	defer resign()

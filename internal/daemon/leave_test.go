@@ -10,8 +10,8 @@ import (
 )
 
 // TestToldToEndWithoutEtcd: whoever is told to end while etcd is away cannot
-// give its leases back. That costs its bounded time and is no failure: systemd would
-// start again what was stopped on purpose.
+// give its leases back. That costs its bounded time and is no failure: systemd
+// would start again what was stopped on purpose.
 func TestToldToEndWithoutEtcd(t *testing.T) {
 	e, err := startEtcd(t.Context(), etcdOptions{Dir: filepath.Join(t.TempDir(), "etcd"), Listen: "127.0.0.1:0", Setting: "etcd", Volatile: true})
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"routerd.dev/internal/agent"
 )
 
 // A stateLock keeps a second process out of a state directory. The kernel
@@ -108,14 +110,14 @@ func (l *stateLock) restore() (restored bool, err error) {
 // machine names this run of this machine's kernel, whose locks end with it.
 // It is empty where that cannot be told: then nobody is known to be dead.
 func machine() string {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil || len(strings.Fields(string(boot))) != 1 {
+	boot := agent.BootID()
+	if boot == "" {
 		return ""
 	}
 	// A machine that was copied while it ran has the boot id of the original; it
 	// may have been given another identity since. Many containers have none.
 	id, _ := os.ReadFile("/etc/machine-id")
-	return strings.TrimSpace(string(boot)) + ":" + strings.Join(strings.Fields(string(id)), "")
+	return boot + ":" + strings.Join(strings.Fields(string(id)), "")
 }
 
 // succeed reads who held the lock before and writes down who holds it now. The

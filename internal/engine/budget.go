@@ -46,10 +46,10 @@ const (
 const slice = 500 * time.Microsecond
 
 // burst is how many steps of a compile are not paced: what a table of some two
-// thousand routes takes is over before anybody could notice, and a fleet waits for it
-// twice, once for the first instance. Steps are counted and not time, which on a busy
-// machine passes while others work. What takes longer than longBurst for all that is
-// paced: regular expressions take their time.
+// thousand routes takes is over before anybody could notice, and a fleet waits
+// for it twice, once for the first instance. Steps are counted and not time,
+// which on a busy machine passes while others work. What takes longer than
+// longBurst for all that is paced: regular expressions take their time.
 const (
 	burst     = 4096
 	longBurst = 25 * time.Millisecond

@@ -15,11 +15,11 @@ import (
 )
 
 // Check says everything that is wrong or doubtful about a normalized table:
-// what route.Validate says, the middlewares' configs, what Compile says, and the
-// route tests. It is what validate and publish call, and Compile and RunTests, which each
-// instance's prepare calls, are part of it: what it accepts is accepted by every instance
-// of the same build (I7), but for what only an instance can know, such as files that a
-// definition names.
+// what route.Validate says, the middlewares' configs, what Compile says, and
+// the route tests. It is what validate and publish call, and Compile and
+// RunTests, which each instance's prepare calls, are part of it: what it
+// accepts is accepted by every instance of the same build (I7), but for what
+// only an instance can know, such as files that a definition names.
 func Check(t *route.Table) route.Problems {
 	problems := route.Validate(t)
 	e, err := Compile(context.Background(), version.Ref{}, t, nil, Options{})

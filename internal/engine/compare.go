@@ -11,9 +11,10 @@ import (
 )
 
 // Compare returns what new counted beside what old did, each since it was
-// compiled: in all, and for each route that is changed or not in old, if there are no more
-// than most; otherwise for the first by name, the rest in one sum. So instances that
-// compare the same revisions name the same routes, also those that had no request yet.
+// compiled: in all, and for each route that is changed or not in old, if there
+// are no more than most; otherwise for the first by name, the rest in one sum.
+// So instances that compare the same revisions name the same routes, also those
+// that had no request yet.
 //
 // A route is changed when its definition is, or that of its upstream, or of a
 // middleware that it uses by name. Which are is worked out once for a pair of

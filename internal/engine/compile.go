@@ -77,9 +77,9 @@ func (e *Engine) Release() {
 }
 
 // Compile makes a normalized table runnable. lib holds what outlives engines;
-// without one the engine can decide, explain and run tests, but not serve. The error is
-// route.Problems when the table is at fault, else ctx's. A panic within is a
-// problem too (I6).
+// without one the engine can decide, explain and run tests, but not serve. The
+// error is route.Problems when the table is at fault, else ctx's. A panic
+// within is a problem too (I6).
 //
 // It checks what it relies on, not all that Check does. The table's modules
 // are kept and must not be changed any more.

@@ -6,8 +6,8 @@ import (
 )
 
 // cookieValue returns the raw value of the first cookie of that name that is
-// not empty, or, with want, the first that equals it; ok tells whether there is one of
-// the name at all, or one that is wanted.
+// not empty, or, with want, the first that equals it; ok tells whether there is
+// one of the name at all, or one that is wanted.
 func cookieValue(h Header, name, want string) (value string, ok bool) {
 	if h == nil {
 		return "", false
@@ -63,8 +63,9 @@ func takeCookie(h http.Header, name string) (value string) {
 }
 
 // withoutCookie cuts the cookies of a name out of a line, and gives the value
-// of the first. What is left is byte for byte as it was, but for white space that now
-// stands in front. It allocates only when there is something to cut out and something left.
+// of the first. What is left is byte for byte as it was, but for white space
+// that now stands in front. It allocates only when there is something to cut
+// out and something left.
 func withoutCookie(line, name string) (rest, value string, found bool) {
 	others := false
 	for text := range strings.SplitSeq(line, ";") {

@@ -11,9 +11,10 @@ import (
 	"routerd.dev/internal/version"
 )
 
-// Counters count requests for each revision and route. They are read while
-// they are written: a reading is not of one instant, but loses nothing. A request is counted
-// when it ends; one whose engine was dropped before that is in Sum alone.
+// Counters count requests for each revision and route. They are read while they
+// are written: a reading is not of one instant, but loses nothing. A request is
+// counted when it ends; one whose engine was dropped before that is in Sum
+// alone.
 type Counters struct {
 	shards int // a power of two
 
@@ -99,8 +100,9 @@ type engineCounters struct {
 	tally
 }
 
-// A tally is what an engine counted. It may be read when its engineCounters
-// are garbage: it is allocated apart from them, and knows neither routes nor engine.
+// A tally is what an engine counted. It may be read when its engineCounters are
+// garbage: it is allocated apart from them, and knows neither routes nor
+// engine.
 type tally struct {
 	routes  [][]atomic.Pointer[routeCounter] // by part.slot, then entry.index; allocated for a route when it has its first request
 	noRoute *routeCounter
@@ -166,8 +168,8 @@ func (c *Counters) retire(t *tally) {
 }
 
 // All yields the totals of every route that had a request, and of requests
-// without a route, for each engine that is kept. A key may come more than once, when a
-// revision was compiled again: its totals add up.
+// without a route, for each engine that is kept. A key may come more than once,
+// when a revision was compiled again: its totals add up.
 func (c *Counters) All() iter.Seq2[CounterKey, Totals] {
 	return func(yield func(CounterKey, Totals) bool) {
 		c.mu.Lock()

@@ -23,8 +23,8 @@ type Head struct {
 }
 
 // A Decision is what an engine says about a request head. It is used again for
-// the next request, and must not be copied; the zero value is ready. It refers to the
-// strings of the Head it was made of.
+// the next request, and must not be copied; the zero value is ready. It refers
+// to the strings of the Head it was made of.
 type Decision struct {
 	// Status is 0 when a route won, else 400, 404 or 405.
 	Status int
@@ -102,10 +102,11 @@ const (
 	errAsterisk = fault("the target * is not served")
 )
 
-// quick is the short way: an exact host or an engine without hosts, and a path that the first tree of
-// its length has, where nothing else can win. What equals a pattern's literals is canonical,
-// so only what stands in the place of parameters is read. It fails wherever
-// the long way must be gone, and leaves what it found for it.
+// quick is the short way: an exact host or an engine without hosts, and a path
+// that the first tree of its length has, where nothing else can win. What
+// equals a pattern's literals is canonical, so only what stands in the place of
+// parameters is read. It fails wherever the long way must be gone, and leaves
+// what it found for it.
 func (e *Engine) quick(h *Head, d *Decision, bit methodSet) bool {
 	t := e.exact[h.Host]
 	if t == nil && len(e.exact)+len(e.suffix) == 0 {
@@ -260,10 +261,10 @@ func (e *entry) takes(h *Head, d *Decision, bit methodSet) bool {
 	return false
 }
 
-// orNamingHead gives for HEAD the first of the following routes that names
-// it, if it ties with e in what comes before the methods; else e. So a route that takes HEAD
-// only because it names GET comes after those that name HEAD, however many
-// conditions it has.
+// orNamingHead gives for HEAD the first of the following routes that names it,
+// if it ties with e in what comes before the methods; else e. So a route that
+// takes HEAD only because it names GET comes after those that name HEAD,
+// however many conditions it has.
 func (e *entry) orNamingHead(following []*entry, h *Head, d *Decision, bit methodSet) *entry {
 	if bit != bitHead || e.methods&bitLent == 0 {
 		return e

@@ -16,7 +16,8 @@ import (
 )
 
 // A state is what one request needs, used again for later ones. Which shard of
-// the counters it writes to stays with it, so that a processor writes mostly its own.
+// the counters it writes to stays with it, so that a processor writes mostly
+// its own.
 type state struct {
 	front *Switch
 	shard int
@@ -64,8 +65,9 @@ func (st *state) begin(w http.ResponseWriter, r *http.Request) {
 }
 
 // end says what became of the request, counts it and gives the state back. It
-// is deferred: a panic that is no one's wish becomes a 500, or cuts the response off
-// when it was begun, and http.ErrAbortHandler goes on to net/http (I11).
+// is deferred: a panic that is no one's wish becomes a 500, or cuts the
+// response off when it was begun, and http.ErrAbortHandler goes on to net/http
+// (I11).
 func (st *state) end() {
 	v := recover()
 	abort := false
@@ -304,7 +306,8 @@ func (st *state) finishHead(status int, h http.Header) {
 }
 
 // said is the value of a header field as it was said last: an answer that says
-// the same shares it. Nobody writes into the values of a header, only replaces them.
+// the same shares it. Nobody writes into the values of a header, only replaces
+// them.
 type said []string
 
 func (s *said) text(v string) []string {
@@ -351,9 +354,9 @@ func (st *state) answer(status int, headers []route.Header, body string) {
 	}
 }
 
-// bound sees to it that neither a client that takes no answer nor one that
-// does not send the rest of its body holds the request: over HTTP/1 net/http reads that rest
-// before it writes a head. It takes both deadlines off afterwards.
+// bound sees to it that neither a client that takes no answer nor one that does
+// not send the rest of its body holds the request: over HTTP/1 net/http reads
+// that rest before it writes a head. It takes both deadlines off afterwards.
 func (st *state) bound() {
 	now, patience := time.Now(), st.front.patience
 	rc := http.NewResponseController(st.w)

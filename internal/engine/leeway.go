@@ -9,11 +9,12 @@ import (
 // mostLeeway is the most that the garbage collector's percentage is raised to.
 const mostLeeway = 400
 
-// A Leeway lets garbage collection wait while a large revision is prepared: what
-// a prepare allocates nearly all stays, so that collecting in the middle of it finds
-// little, and takes processors from the requests. It is of the whole process, whose
-// garbage collector it is; who embeds an engine in a program of his own has none.
-// The nil Leeway does nothing. It may be used from many goroutines.
+// A Leeway lets garbage collection wait while a large revision is prepared:
+// what a prepare allocates nearly all stays, so that collecting in the middle
+// of it finds little, and takes processors from the requests. It is of the
+// whole process, whose garbage collector it is; who embeds an engine in a
+// program of his own has none. The nil Leeway does nothing. It may be used from
+// many goroutines.
 type Leeway struct {
 	bytes int64
 

@@ -15,7 +15,8 @@ func gcPercent() int64 {
 }
 
 // The percentage is raised while anybody has taken, by no more than the leeway
-// allows, and is what it was afterwards. It is the process's: the test is not parallel.
+// allows, and is what it was afterwards. It is the process's: the test is not
+// parallel.
 func TestLeewayIsGivenBack(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(100))
 	runtime.GC()

@@ -45,11 +45,13 @@ func (l *Library) end(c *compiler) error {
 }
 
 // Keep drops what none of the engines uses: idle connections, the state of
-// middlewares, counters. Requests that are still running on another engine end undisturbed.
+// middlewares, counters. Requests that are still running on another engine end
+// undisturbed.
 //
-// It waits for nothing: while something is compiled it drops nothing, and is to be called again
-// once that has ended, naming its engine, too. A compile whose context has ended is not
-// minded, for it makes no engine: one that hangs keeps nothing.
+// It waits for nothing: while something is compiled it drops nothing, and is to
+// be called again once that has ended, naming its engine, too. A compile whose
+// context has ended is not minded, for it makes no engine: one that hangs keeps
+// nothing.
 func (l *Library) Keep(engines ...*Engine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

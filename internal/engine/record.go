@@ -42,9 +42,9 @@ type Record struct {
 	Stack    []byte // where
 }
 
-// An Observer is told of each request after it: for the access log, traces
-// and metrics. It must not keep the Record or change it, and may be called from many
-// goroutines.
+// An Observer is told of each request after it: for the access log, traces and
+// metrics. It must not keep the Record or change it, and may be called from
+// many goroutines.
 type Observer interface {
 	Request(*Record)
 }

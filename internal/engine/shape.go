@@ -137,8 +137,8 @@ func (b *shaper) parsed(p *route.Pattern) (shape, []param, []mixed) {
 }
 
 // plain is shape for the patterns that nearly all routes have: no mixed
-// segments, no catch-all, nothing that has another canonical form. It says false for any
-// other, right or wrong.
+// segments, no catch-all, nothing that has another canonical form. It says
+// false for any other, right or wrong.
 func (b *shaper) plain(text, prefix string) (s shape, params []param, ok bool) {
 	if prefix != "" {
 		text, s.rest = prefix, restPrefix

@@ -91,7 +91,8 @@ func (v *served) keyOf(h *Head) (hash uint64, ok bool) {
 }
 
 // mixed has every bit depend on each of key and salt, so that shares with
-// different salts have nothing to do with each other (the finalizer of MurmurHash3).
+// different salts have nothing to do with each other (the finalizer of
+// MurmurHash3).
 func (v *served) mixed(key uint64) uint64 {
 	x := key ^ v.salt
 	x ^= x >> 33

@@ -23,20 +23,23 @@ type Serving struct {
 	Stable    *Engine
 	Candidate *Engine // nil for none
 
-	// Permyriad is the share of keys whose requests Candidate gets, in 1/10000. What
-	// a request's key is, Key says: "client" (or nothing), its client's address; "header:NAME",
-	// the first value of that field; "cookie:NAME", the raw value of that cookie. Who is in the
-	// share is told by Salt and key alone: it is the same on every instance, and who is in it
-	// stays in it while it grows. A request without a key gets Stable, unless the share is all.
+	// Permyriad is the share of keys whose requests Candidate gets, in 1/10000.
+	// What a request's key is, Key says: "client" (or nothing), its client's
+	// address; "header:NAME", the first value of that field; "cookie:NAME", the
+	// raw value of that cookie. Who is in the share is told by Salt and key
+	// alone: it is the same on every instance, and who is in it stays in it
+	// while it grows. A request without a key gets Stable, unless the share is
+	// all.
 	Permyriad int
 	Salt, Key string
 
 	// Match tells requests of testers, which Candidate gets whatever the share.
 	Match Match
 
-	// Held are engines that serve a request whose token says that its client saw
-	// a later epoch: by the digest it names. Stable and Candidate need not be among them;
-	// one that must not serve, because it is quarantined or another is pinned, must not.
+	// Held are engines that serve a request whose token says that its client
+	// saw a later epoch: by the digest it names. Stable and Candidate need not
+	// be among them; one that must not serve, because it is quarantined or
+	// another is pinned, must not.
 	Held map[version.Digest]*Engine
 }
 
@@ -62,9 +65,9 @@ type FrontOptions struct {
 	Observer Observer // nil for none
 
 	// Token signs and checks the tokens by which clients do not go back in time
-	// when they move between instances; nil for no tokens. They are taken in from, and given
-	// in, the header Routerd-Token, and the cookie TokenCookie unless that is empty. No route and
-	// no upstream sees those of requests.
+	// when they move between instances; nil for no tokens. They are taken in
+	// from, and given in, the header Routerd-Token, and the cookie TokenCookie
+	// unless that is empty. No route and no upstream sees those of requests.
 	Token       *token.Keys
 	TokenCookie string        // a cookie's name, by RFC 6265
 	TokenLife   time.Duration // 0 for token.DefaultLife

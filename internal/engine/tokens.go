@@ -208,8 +208,8 @@ type issued struct {
 type issuedTokens struct{ atomic.Pointer[issued] }
 
 // issueFor returns the token for what e serves, nil when there can be none.
-// Signing is rare: once for each Serving and engine, and again when a quarter of a token's
-// life is over, or the keys changed.
+// Signing is rare: once for each Serving and engine, and again when a quarter
+// of a token's life is over, or the keys changed.
 func (s *Switch) issueFor(v *served, e *Engine, now time.Time) *issued {
 	slot := &v.issued[0]
 	if e != v.Stable {
@@ -229,8 +229,8 @@ func (s *Switch) issueFor(v *served, e *Engine, now time.Time) *issued {
 }
 
 // sign makes a token. It expires one life after the last full quarter of a
-// life, so that all instances give the same one at the same time, and a client that moves
-// between them keeps its.
+// life, so that all instances give the same one at the same time, and a client
+// that moves between them keeps its.
 func (s *Switch) sign(v *served, e *Engine, now time.Time) *issued {
 	quarter := s.options.TokenLife / 4
 	since := now.Round(0).Truncate(quarter)
@@ -251,8 +251,8 @@ func (s *Switch) sign(v *served, e *Engine, now time.Time) *issued {
 }
 
 // stamp puts the token into a response's head. A client whose token says the
-// same and is good for a while is not sent another cookie; one that saw more than it was
-// served now gets its own token back.
+// same and is good for a while is not sent another cookie; one that saw more
+// than it was served now gets its own token back.
 func (st *state) stamp(h http.Header) {
 	o, p := &st.front.options, &st.passport
 	if o.Token == nil {

@@ -328,8 +328,9 @@ func TestBehindIsCalledNowAndThen(t *testing.T) {
 
 // TestClientsDoNotGoBack moves clients between instances that follow their
 // group at different speeds, with shares and testers, through switches and
-// rollbacks. Whoever brings its token sees no lower epoch where digests are held, and
-// one digest for as long as it sees one epoch of an instance that is behind.
+// rollbacks. Whoever brings its token sees no lower epoch where digests are
+// held, and one digest for as long as it sees one epoch of an instance that is
+// behind.
 func TestClientsDoNotGoBack(t *testing.T) {
 	keys := tokenKeys(t, "a")
 	es := numbered(t, testLibrary(t), 4)
@@ -436,8 +437,8 @@ func TestTokensUnderSwitches(t *testing.T) {
 }
 
 // BenchmarkTokens is BenchmarkSwitch's request without tokens, with them for a
-// client that brings none, its token as header or as cookie among others, and one of
-// a later epoch.
+// client that brings none, its token as header or as cookie among others, and
+// one of a later epoch.
 func BenchmarkTokens(b *testing.B) {
 	keys := tokenKeys(b, "a")
 	es := numbered(b, testLibrary(b), 2)

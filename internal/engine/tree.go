@@ -20,10 +20,10 @@ import (
 // A hostTree is every route of one host pattern, in one Gin engine.
 //
 // Gin keeps one tree for each method; here each method is the name of a tree,
-// and what a tree holds is chosen so that Gin never has a choice to make: no two
-// paths of one tree can take the same request path. So Gin never steps back (which is
-// where it loses routes, and where it allocates), and looking a path up in
-// every tree of its kind finds every shape that takes it.
+// and what a tree holds is chosen so that Gin never has a choice to make: no
+// two paths of one tree can take the same request path. So Gin never steps back
+// (which is where it loses routes, and where it allocates), and looking a path
+// up in every tree of its kind finds every shape that takes it.
 //
 // Trees are kept by the number of segments: one set for whole paths, one for
 // paths that end in a slash, one for prefixes and catch-alls, in which the path
@@ -158,8 +158,9 @@ func (s *shape) class() uint16 {
 }
 
 // maxTrees is how many trees one class may need: as many as there are bits to
-// tell them apart. Each is looked into for a path that is not found, and so are those
-// of all classes that the path reaches: maxLookups is how many these may be.
+// tell them apart. Each is looked into for a path that is not found, and so are
+// those of all classes that the path reaches: maxLookups is how many these may
+// be.
 const (
 	maxTrees   = 64
 	maxLookups = 256
@@ -373,11 +374,11 @@ func (t *treeNames) next() string {
 
 const shortNames = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
-// A grouper says which tree of its class a shape goes into, so that no tree
-// has a literal and a wildcard in one place. It is given the shapes in the order of
+// A grouper says which tree of its class a shape goes into, so that no tree has
+// a literal and a wildcard in one place. It is given the shapes in the order of
 // their paths, in which all that go through one place follow each other and
-// literals come first: so of two shapes that take the same path the more literal one
-// is always in the earlier tree.
+// literals come first: so of two shapes that take the same path the more
+// literal one is always in the earlier tree.
 type grouper struct {
 	last  string
 	nodes [route.MaxSegments + 1]groupNode // along the last path

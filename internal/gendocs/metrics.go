@@ -44,8 +44,8 @@ func (i instrument) prometheus() string {
 }
 
 // collect has every part of an instance make its instruments on a meter that
-// notes them. Nothing listens and nothing is contacted: the agent's life is over before
-// it begins.
+// notes them. Nothing listens and nothing is contacted: the agent's life is
+// over before it begins.
 func collect(ctx context.Context) (_ []instrument, err error) {
 	rec := &recorder{}
 	s, err := store.Open(store.Config{Endpoints: []string{"127.0.0.1:1"}})

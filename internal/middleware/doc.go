@@ -8,9 +8,10 @@
 // # Adding a kind
 //
 // Write one file, as stripprefix.go is one: a config struct (json and
-// jsonschema_description tags on every field), a function that makes its Kind, by
-// newKind, and `var _ = register(…)` over what that returns. Nothing else names kinds: what
-// route files may say, the capabilities of a build, and what `make docs` writes of both follow.
+// jsonschema_description tags on every field), a function that makes its Kind,
+// by newKind, and `var _ = register(…)` over what that returns. Nothing else
+// names kinds: what route files may say, the capabilities of a build, and what
+// `make docs` writes of both follow.
 //
 // # Invariants
 //

@@ -17,9 +17,9 @@ var registered = registry{}
 //
 //	var _ = register(gzipKind())
 //
-// and nothing else has to name the kind: route files, their schema and reference,
-// and the capabilities of instances have it by that. What is wrong with it ends every program
-// and every test at its start.
+// and nothing else has to name the kind: route files, their schema and
+// reference, and the capabilities of instances have it by that. What is wrong
+// with it ends every program and every test at its start.
 func register(k Kind) Kind {
 	if err := registered.add(k); err != nil {
 		panic("middleware: register: " + err.Error())

@@ -15,10 +15,10 @@ import (
 	"testing"
 )
 
-// BenchmarkProxy measures one request over keep-alive connections to a front
-// on net/http, 16 clients at once: the front answering by itself, through Forward, and through
-// httputil.ReverseProxy. The clients and the upstream are as lean as they can be, so
-// that allocations and most of the time are the front's.
+// BenchmarkProxy measures one request over keep-alive connections to a front on
+// net/http, 16 clients at once: the front answering by itself, through Forward,
+// and through httputil.ReverseProxy. The clients and the upstream are as lean
+// as they can be, so that allocations and most of the time are the front's.
 func BenchmarkProxy(b *testing.B) {
 	for _, size := range []int{1 << 10, 64 << 10, 1 << 20} {
 		answer := []byte(fmt.Sprintf("HTTP/1.1 200 OK\r\nServer: lean\r\nDate: Mon, 02 Jan 2006 15:04:05 GMT\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s",

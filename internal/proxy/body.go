@@ -321,8 +321,8 @@ func hexDigit(b byte) int {
 	return -1
 }
 
-// line reads up to limit bytes that end in CRLF, and returns them without it. Longer
-// lines are errors, so with limit 0 just CRLF is accepted.
+// line reads up to limit bytes that end in CRLF, and returns them without it.
+// Longer lines are errors, so with limit 0 just CRLF is accepted.
 func (x *exchange) line(limit int) (string, *failure) {
 	c := x.c
 	for seen := 0; ; {

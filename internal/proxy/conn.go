@@ -61,9 +61,9 @@ func (c *conn) readable() (ready, known bool) {
 	return c.peekOK, true
 }
 
-// quiet tells whether an idle connection may carry another request: it is
-// open and nothing was sent on it that nobody asked for, which would be taken for the
-// next response.
+// quiet tells whether an idle connection may carry another request: it is open
+// and nothing was sent on it that nobody asked for, which would be taken for
+// the next response.
 func (c *conn) quiet() bool {
 	if c.tls != nil {
 		// What TLS has read already does not show on the socket. A deadline in
@@ -87,8 +87,8 @@ func (c *conn) kill() { _ = c.raw.Close() }
 // unused is the data that was read and not used.
 func (c *conn) unused() []byte { return c.buf[c.r:c.w] }
 
-// room makes room in buf to read into by moving what is unused, and tells whether there
-// is any.
+// room makes room in buf to read into by moving what is unused, and tells
+// whether there is any.
 func (c *conn) room() bool {
 	if c.r == c.w {
 		c.r, c.w = 0, 0

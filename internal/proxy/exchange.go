@@ -210,8 +210,8 @@ func (x *exchange) reach() *failure {
 }
 
 // try sends the request to t and reads the head of the response. stale: the
-// connection had been idle, was closed meanwhile, and the request may be sent again. Without
-// a connection, x.c is nil.
+// connection had been idle, was closed meanwhile, and the request may be sent
+// again. Without a connection, x.c is nil.
 func (x *exchange) try(t *target, fresh bool) (fail *failure, stale bool) {
 	x.f.Result.Attempts++
 	var err error
@@ -412,8 +412,8 @@ func (x *exchange) endUpload() {
 	x.f.Result.BytesIn = p.sent.Load()
 }
 
-// linger lets net/http read what a client still sends for a while, so that closing the
-// connection does not destroy the response on its way.
+// linger lets net/http read what a client still sends for a while, so that
+// closing the connection does not destroy the response on its way.
 func (x *exchange) linger() {
 	_ = x.control().SetReadDeadline(time.Now().Add(lingerTime))
 }

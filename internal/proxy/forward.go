@@ -10,8 +10,9 @@ import (
 // A Forward says how one request is sent upstream. Its zero values are safe:
 // nothing the client claims about itself is believed.
 type Forward struct {
-	// Target is the raw path and query as they are forwarded, byte for byte.
-	// It begins with '/'; a control character, space or '#' in it is refused with 400.
+	// Target is the raw path and query as they are forwarded, byte for byte. It
+	// begins with '/'; a control character, space or '#' in it is refused with
+	// 400.
 	Target string
 
 	// Host is the Host for an upstream with route.HostClient; empty stands for
@@ -26,7 +27,8 @@ type Forward struct {
 	Timeout time.Duration // for the whole exchange; 0 for none. A tunnel is free of it
 
 	// OnHead is called once, right before the response head is written, also
-	// for answers of this package such as 502 and for 101; not for other 1xx. It may edit h.
+	// for answers of this package such as 502 and for 101; not for other 1xx.
+	// It may edit h.
 	OnHead func(status int, h http.Header)
 
 	// TraceInject adds fields such as traceparent to those sent upstream; they
@@ -41,10 +43,10 @@ type Forward struct {
 const statusClientGone = 499
 
 // Forward sends r to one of u's targets and the response to w, streaming both.
-// It answers 400, 408, 413, 502, 504 or 508 itself when nothing was sent yet. A response
-// that cannot be completed ends in panic(http.ErrAbortHandler), so that it never
-// looks complete (I11), and so does an exchange whose client went away; f.Result is
-// set then too. The returned Result is f.Result.
+// It answers 400, 408, 413, 502, 504 or 508 itself when nothing was sent yet. A
+// response that cannot be completed ends in panic(http.ErrAbortHandler), so
+// that it never looks complete (I11), and so does an exchange whose client went
+// away; f.Result is set then too. The returned Result is f.Result.
 //
 // For large bodies to be spliced, w must be net/http's own ResponseWriter or
 // pass io.ReaderFrom on to it. Flushing, deadlines and hijacking go

@@ -187,7 +187,8 @@ func (h *head) reusable() bool {
 }
 
 // splitField reads one line of a head or of trailers, without its CRLF. The
-// name comes back in canonical form. A folded line begins with white space and so has no name.
+// name comes back in canonical form. A folded line begins with white space and
+// so has no name.
 func splitField(line string) (name, value string, err error) {
 	canonical, up := true, true
 	i := 0

@@ -268,8 +268,8 @@ func TestClientThatReadsNothing(t *testing.T) {
 	}
 }
 
-// A body that breaks off on its way up never looks complete to the upstream, and the
-// client's connection is not used on.
+// A body that breaks off on its way up never looks complete to the upstream,
+// and the client's connection is not used on.
 func TestUploadThatBreaksOff(t *testing.T) {
 	for name, in := range map[string]string{
 		"small":   "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhello",
@@ -374,8 +374,8 @@ func TestUploadsThatStall(t *testing.T) {
 	}
 }
 
-// No connection to be had: the answer comes while the client still sends, and the rest of
-// its body is not taken for a request.
+// No connection to be had: the answer comes while the client still sends, and
+// the rest of its body is not taken for a request.
 func TestErrorWhileTheBodyIsUnread(t *testing.T) {
 	b := newBench(t, to("http://"+closedPort(t)), Options{}).start()
 	for _, framing := range []string{"Content-Length: 1000000", "Content-Length: 20000", "Transfer-Encoding: chunked", "Content-Length: 10\r\nExpect: 100-continue"} {

@@ -91,8 +91,8 @@ func (l *Library) now() int64              { return int64(time.Since(l.base)) }
 func (l *Library) at(nano int64) time.Time { return l.base.Add(time.Duration(nano)) }
 
 // Upstream returns the upstream of this definition. Definitions that are equal
-// but for Name share one object. The CA file of an upstream with https targets is read by
-// every call: when its content changed, that is another upstream.
+// but for Name share one object. The CA file of an upstream with https targets
+// is read by every call: when its content changed, that is another upstream.
 func (l *Library) Upstream(def route.Upstream) (*Upstream, error) {
 	def.Name = ""
 	def = withDefaults(def)
@@ -143,7 +143,8 @@ func digest(def route.Upstream, pem []byte) (d [sha256.Size]byte, err error) {
 // Keep drops the upstreams that are not in use and closes their idle
 // connections; running exchanges and tunnels end by themselves. What was handed
 // out since the last Keep is kept once more, so that an engine that is still
-// being compiled loses nothing. inUse is called with a lock held: it may not call the Library.
+// being compiled loses nothing. inUse is called with a lock held: it may not
+// call the Library.
 func (l *Library) Keep(inUse func(*Upstream) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -158,9 +159,9 @@ func (l *Library) Keep(inUse func(*Upstream) bool) {
 }
 
 // Run closes connections that were idle for longer than their upstream's
-// IdleTimeout, or that the target closed. It looks four times within the shortest
-// IdleTimeout, but not more often than each 50 ms and not more seldom than each 5 s. It returns nil when
-// ctx is done.
+// IdleTimeout, or that the target closed. It looks four times within the
+// shortest IdleTimeout, but not more often than each 50 ms and not more seldom
+// than each 5 s. It returns nil when ctx is done.
 func (l *Library) Run(ctx context.Context) error {
 	for {
 		next := l.sweep()

@@ -76,8 +76,8 @@ func listed(dst []string, conn []string) []string {
 }
 
 // upgradeOf returns the protocol that a request asks to change to, "" for none.
-// Another version of HTTP or TLS is none: through it, requests could reach the upstream that
-// no route was asked about.
+// Another version of HTTP or TLS is none: through it, requests could reach the
+// upstream that no route was asked about.
 func upgradeOf(h http.Header) string {
 	up := h["Upgrade"]
 	if len(up) != 1 || !hasToken(h["Connection"], "upgrade") {

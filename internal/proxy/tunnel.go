@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// A tunnel is what is left of an exchange after 101: two connections, and
-// bytes both ways. It outlives every switch, and ends with either side or the Library.
+// A tunnel is what is left of an exchange after 101: two connections, and bytes
+// both ways. It outlives every switch, and ends with either side or the
+// Library.
 type tunnel struct {
 	up   *conn
 	down net.Conn
@@ -27,9 +28,9 @@ func (t *tunnel) cut() {
 	})
 }
 
-// tunnel takes the client's connection over and copies both ways until both have
-// ended, one has failed, or one has ended and the other moves nothing for IdleTimeout. nil is
-// returned after an orderly end.
+// tunnel takes the client's connection over and copies both ways until both
+// have ended, one has failed, or one has ended and the other moves nothing for
+// IdleTimeout. nil is returned after an orderly end.
 func (x *exchange) tunnel() *failure {
 	h := &x.c.head
 	if !strings.EqualFold(h.upgrade, x.upgrade) {

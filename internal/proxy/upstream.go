@@ -125,8 +125,8 @@ func newTarget(u *Upstream, td route.Target, roots *x509.CertPool) (*target, err
 }
 
 // turns gives one round of smooth weighted round robin: in every prefix each
-// index stands as often as its weight's share, to within one.
-// The rule is nginx's: each gains its weight, the highest is taken and pays the total.
+// index stands as often as its weight's share, to within one. The rule is
+// nginx's: each gains its weight, the highest is taken and pays the total.
 func turns(weights []int) []uint16 {
 	w := slices.Clone(weights)
 	div := 0
@@ -254,8 +254,8 @@ func (t *target) dial(ctx context.Context, timeout time.Duration) (*conn, error)
 	return c, nil
 }
 
-// get takes an idle connection that is still good, nil when there is none. It looks in its
-// own shard first, then in the others.
+// get takes an idle connection that is still good, nil when there is none. It
+// looks in its own shard first, then in the others.
 func (t *target) get(own uint32) *conn {
 	n := uint32(len(t.shards))
 	for i := range n {

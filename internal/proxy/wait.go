@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// tick is how long an exchange waits for its upstream before it sets up
-// what a fast one never needs: notice of the client's going away, exact deadlines. Until
-// then deadlines that are left from earlier exchanges of the connection do.
+// tick is how long an exchange waits for its upstream before it sets up what a
+// fast one never needs: notice of the client's going away, exact deadlines.
+// Until then deadlines that are left from earlier exchanges of the connection
+// do.
 const tick = int64(200 * time.Millisecond)
 
 // fill reads once into c's buffer, which has room. It waits as long as limit

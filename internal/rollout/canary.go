@@ -13,9 +13,10 @@ import (
 // canaryGrace is how long a canary instance may be without its ready key.
 const canaryGrace = 15 * time.Second
 
-// chooseCanaries names the instances of m's group that serve the candidate:
-// who is one stays one, others follow by a hash of the rollout and their name, so that the
-// choice does not depend on who came first. Never all: a group of one has none.
+// chooseCanaries names the instances of m's group that serve the candidate: who
+// is one stays one, others follow by a hash of the rollout and their name, so
+// that the choice does not depend on who came first. Never all: a group of one
+// has none.
 func (d *draft) chooseCanaries(r *Rollout, m move, s *CanaryStep) []string {
 	var names []string
 	if c := m.from.Candidate; c != nil && m.from.Rollout == r.ID {

@@ -25,9 +25,10 @@
 //
 // # A plan's ways
 //
-// A switch with a strategy keeps a frozen copy of it in Rollout.Plan: the groups of
-// each wave named, those that serve the revision already left out. A
-// strategy of one commit, and the first revision that groups are given, have no plan.
+// A switch with a strategy keeps a frozen copy of it in Rollout.Plan: the
+// groups of each wave named, those that serve the revision already left out. A
+// strategy of one commit, and the first revision that groups are given, have no
+// plan.
 //
 //	             ┌──────────────────── next wave ───────────────────┐
 //	             ▼                                                  │
@@ -39,10 +40,11 @@
 //	              └───────────┴── committed ──▶ returning ──▶ rolled-back
 //
 // canary, share, match and commit are one commit of all the wave's groups; the
-// first of them takes the prepared set into force, the others stay inside it. They wait for
-// every instance, as all commits do. analysis, pause and bake wait for data, time or
-// an operator (Rollout.Hold). play does what comes next; stepOver, nextWave and finish
-// go on; fail and turnBack go back; comeBack commits the way back and waits until all report it.
+// first of them takes the prepared set into force, the others stay inside it.
+// They wait for every instance, as all commits do. analysis, pause and bake
+// wait for data, time or an operator (Rollout.Hold). play does what comes next;
+// stepOver, nextWave and finish go on; fail and turnBack go back; comeBack
+// commits the way back and waits until all report it.
 //
 //   - Going back is never held, neither by an operator's pause nor by a hold; going forward always is.
 //   - What serves is judged while a rollout pauses, too, unless its pause says that it is not. Only a
@@ -82,28 +84,30 @@
 // # Refusal, death and condemnation
 //
 // A refusal ends the rollout, and harms nobody: the digest may be tried again,
-// one instance first. Death of the instance asked first is tried once more with another;
-// the second time, whether it dies or refuses, the digest is condemned. An instance is
-// taken for dead when its boot id changed, or when its ready key is gone while another
-// instance is still registered: when all are gone it is etcd that lost them.
+// one instance first. Death of the instance asked first is tried once more with
+// another; the second time, whether it dies or refuses, the digest is
+// condemned. An instance is taken for dead when its boot id changed, or when
+// its ready key is gone while another instance is still registered: when all
+// are gone it is etcd that lost them.
 //
 // # Freeze and recovery: what an instance must do
 //
-// An instance freezes when it finds an unknown fleet id, or no assignment of its
-// group though it served one, or an assignment with a lower epoch than it served. Frozen,
-// it serves on, follows neither commits nor prepares, keeps its keys under
-// instances/ and reports/ alive, and says Report.Frozen = FrozenStoreWentBack
-// (more text may follow) with its true HighestEpoch of this group. While one report
-// of a group says so, or names a HighestEpoch above the group's, nothing is prepared or
-// committed there.
+// An instance freezes when it finds an unknown fleet id, or no assignment of
+// its group though it served one, or an assignment with a lower epoch than it
+// served. Frozen, it serves on, follows neither commits nor prepares, keeps its
+// keys under instances/ and reports/ alive, and says Report.Frozen =
+// FrozenStoreWentBack (more text may follow) with its true HighestEpoch of this
+// group. While one report of a group says so, or names a HighestEpoch above the
+// group's, nothing is prepared or committed there.
 //
 // A recover intent answers with one commit, by override: Assignment.Epoch and
-// Assignment.Recovered exceed every HighestEpoch reported. A frozen instance ends
-// its freeze when it reads an assignment of its group whose Recovered exceeds each epoch it
-// served, and only then; it takes over the fleet id found beside it. It then
-// goes on as any instance that serves and lacks the set: ready says none, it
-// builds the set, says the nonce, and switches to the stable revision. Recovered
-// stays in later assignments, for instances that were away.
+// Assignment.Recovered exceed every HighestEpoch reported. A frozen instance
+// ends its freeze when it reads an assignment of its group whose Recovered
+// exceeds each epoch it served, and only then; it takes over the fleet id found
+// beside it. It then goes on as any instance that serves and lacks the set:
+// ready says none, it builds the set, says the nonce, and switches to the
+// stable revision. Recovered stays in later assignments, for instances that
+// were away.
 //
 // # Concurrency
 //

@@ -26,7 +26,8 @@ func (d *draft) commit(r *Rollout, ms []move, override string) {
 }
 
 // place puts a new assignment for every group of ms, which edit makes of the
-// present one without its candidate, under the nonce that is wanted. It returns the epoch.
+// present one without its candidate, under the nonce that is wanted. It returns
+// the epoch.
 func (d *draft) place(r *Rollout, ms []move, override string, edit func(move, *Assignment)) int64 {
 	var epoch int64
 	var registered int

@@ -9,7 +9,8 @@ import (
 const evictAnswer = 30 * time.Second
 
 // stragglers waits for those of ms who are late, and does at the deadline what
-// the policy says. It tells whether a commit may go on, and names whom it leaves behind.
+// the policy says. It tells whether a commit may go on, and names whom it
+// leaves behind.
 func (d *draft) stragglers(r *Rollout, ms []move) (behind string, ok bool) {
 	switch {
 	case !slices.ContainsFunc(ms, d.waits):
@@ -58,8 +59,8 @@ func (d *draft) evict(r *Rollout, ms []move) bool {
 	return asked
 }
 
-// tooLate lists who of m is late and takes no traffic then: not those whom the commit
-// leaves out of nothing.
+// tooLate lists who of m is late and takes no traffic then: not those whom the
+// commit leaves out of nothing.
 func (d *draft) tooLate(m move) []string {
 	var late []string
 	for _, said := range m.regs {

@@ -8,13 +8,14 @@ import (
 	"routerd.dev/internal/version"
 )
 
-// An instance may be unable to have a digest of the set in force: its pieces are lost,
-// its build hangs. The next set names that digest, too, for the way back, so the
-// instance never holds that set; and if the digest is what is in force, the next revision
-// is the cure. Whoever lacks nothing but what it lacked before is therefore not waited
-// for when the commit goes elsewhere: it holds what the commit has it serve, and
-// going back to the digest finds it as it was found before. The commit is an override
-// that names it. What is new in a set nobody may lack.
+// An instance may be unable to have a digest of the set in force: its pieces
+// are lost, its build hangs. The next set names that digest, too, for the way
+// back, so the instance never holds that set; and if the digest is what is in
+// force, the next revision is the cure. Whoever lacks nothing but what it
+// lacked before is therefore not waited for when the commit goes elsewhere: it
+// holds what the commit has it serve, and going back to the digest finds it as
+// it was found before. The commit is an override that names it. What is new in
+// a set nobody may lack.
 
 // lacksOther tells that an instance holds all of the set that m wants but what it
 // lacked before, and that m does not go there.

@@ -7,8 +7,8 @@ import (
 	"routerd.dev/internal/version"
 )
 
-// TestWhomACommitNeedNotHold: who lacks what the commit does not go to, and lacked it
-// before, and nobody else, as long as somebody holds what it goes to.
+// TestWhomACommitNeedNotHold: who lacks what the commit does not go to, and
+// lacked it before, and nobody else, as long as somebody holds what it goes to.
 func TestWhomACommitNeedNotHold(t *testing.T) {
 	lacks := func(ns ...int64) (ds []version.Digest) {
 		for _, n := range ns {

@@ -164,10 +164,10 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 	}
 }
 
-// TestModel tries random schedules of a fleet and holds I2, I3 and I4, and that a
-// group has one rollout at most, an end is final, and a bad end restores the target, after
-// each event. Then the faults stop: it must end, with every instance serving what
-// its group does.
+// TestModel tries random schedules of a fleet and holds I2, I3 and I4, and that
+// a group has one rollout at most, an end is final, and a bad end restores the
+// target, after each event. Then the faults stop: it must end, with every
+// instance serving what its group does.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine(t)
@@ -177,8 +177,8 @@ func TestModel(t *testing.T) {
 }
 
 // TestModelEtcdWentBack adds restores of etcd from older copies. Instances that
-// know more freeze and keep what they serve, nothing is committed over their heads, and
-// operators' recoveries bring it to an end.
+// know more freeze and keep what they serve, nothing is committed over their
+// heads, and operators' recoveries bring it to an end.
 func TestModelEtcdWentBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine(t)

@@ -11,7 +11,8 @@ import (
 
 const (
 	// For so long a pause looks at its data as often as an analysis does, then
-	// less often: instances count less often then, too, and a pause may last for days.
+	// less often: instances count less often then, too, and a pause may last
+	// for days.
 	pauseFresh = 10 * time.Minute
 	pauseEvery = 5 * time.Second
 )
@@ -47,7 +48,8 @@ func (d *draft) pause(r *Rollout, ms []move, s *PauseStep) {
 }
 
 // alarmed judges what serves during a pause, as an analysis or a bake would: a
-// failure goes back at once, and nothing follows from anything else. It tells whether there was one.
+// failure goes back at once, and nothing follows from anything else. It tells
+// whether there was one.
 func (d *draft) alarmed(r *Rollout, ms []move, s *PauseStep) bool {
 	if s.Unjudged || r.Full {
 		return false
@@ -83,9 +85,10 @@ func (r *Rollout) pastCommit() bool {
 	return slices.ContainsFunc(r.wave().Steps[:r.Cursor.Step], func(s PlanStep) bool { return s.Commit != nil })
 }
 
-// JudgedBy is what r's present step judges by; the defaults for a step that does
-// not judge. A pause has no configuration of its own and takes that of the analysis or bake
-// of its wave before it, else after it; of two, the one on its side of the commit.
+// JudgedBy is what r's present step judges by; the defaults for a step that
+// does not judge. A pause has no configuration of its own and takes that of the
+// analysis or bake of its wave before it, else after it; of two, the one on its
+// side of the commit.
 func (r *Rollout) JudgedBy() analysis.Config {
 	s := r.Present()
 	if s == nil {
@@ -122,8 +125,9 @@ func (s *PlanStep) config() (analysis.Config, bool) {
 	return analysis.Config{}, s.Bake != nil
 }
 
-// besides is c for a pause on the other side of the commit. There latency is only
-// judged where somebody asked for it of such a comparison: an analysis that names it did not.
+// besides is c for a pause on the other side of the commit. There latency is
+// only judged where somebody asked for it of such a comparison: an analysis
+// that names it did not.
 func besides(c analysis.Config, committed bool) analysis.Config {
 	if committed && !c.Metrics["latency"].Off {
 		c.Metrics = maps.Clone(c.Metrics)

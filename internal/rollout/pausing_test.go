@@ -31,7 +31,8 @@ func committed(v *View, r *Rollout) {
 }
 
 // TestFailuresGoBack: what fails is taken back at whatever step it is compared,
-// also while an operator holds the rollout; and in a pause nothing else follows from it.
+// also while an operator holds the rollout; and in a pause nothing else follows
+// from it.
 func TestFailuresGoBack(t *testing.T) {
 	const day = Duration(24 * time.Hour)
 	steps := map[string]PlanStep{

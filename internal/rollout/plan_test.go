@@ -1,7 +1,6 @@
 package rollout
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -122,8 +121,8 @@ func TestMeasuresThatCount(t *testing.T) {
 	}
 }
 
-// TestMeasuresOfWhoIsNotRegistered: an instance can say that it is of any group; etcd's
-// roles let it have a ready key in its own only.
+// TestMeasuresOfWhoIsNotRegistered: an instance can say that it is of any
+// group; etcd's roles let it have a ready key in its own only.
 func TestMeasuresOfWhoIsNotRegistered(t *testing.T) {
 	for _, registered := range []bool{false, true} {
 		v := sharing(t, analysisStep(), func(v *View, r *Rollout) {
@@ -192,19 +191,6 @@ func TestQuarantined(t *testing.T) {
 		if got := only(t, c).Phase == PhaseReturning; got == manual {
 			t.Errorf("manual %v: %s", manual, dump(c.Rollouts))
 		}
-	}
-}
-
-// TestFindingsAreBounded: what hurts is kept, of evidence too long for a record.
-func TestFindingsAreBounded(t *testing.T) {
-	var all []analysis.Finding
-	for n := range 500 {
-		all = append(all, analysis.Finding{Route: fmt.Sprint(n), Verdict: []analysis.Verdict{analysis.Pass, analysis.Inconclusive}[n%2]})
-	}
-	all = append(all, analysis.Finding{Route: "bad", Verdict: analysis.Fail})
-	got := weightiest(all)
-	if len(got) != maxFindings || got[0].Route != "bad" || got[1].Verdict != analysis.Inconclusive || all[0].Route != "0" {
-		t.Errorf("%d findings, first %+v", len(got), got[0])
 	}
 }
 

@@ -215,8 +215,9 @@ func (m *machine) endPlans(t *rapid.T) {
 	}
 }
 
-// TestPlanEnds: without faults and with good numbers each plan ends by itself, with every
-// group where it was to go, and looks only when time or data call for it.
+// TestPlanEnds: without faults and with good numbers each plan ends by itself,
+// with every group where it was to go, and looks only when time or data call
+// for it.
 func TestPlanEnds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w, s := fleetAt(t, 1), drawStrategy(t, "s")
@@ -343,8 +344,9 @@ func (w *world) play(t *rapid.T, count func(*inst)) {
 	t.Fatalf("it does not end: %s", dump(w.view().Rollouts))
 }
 
-// TestCanariesStay: who is a canary instance stays one when others come and
-// go, an instance that comes changes the choice by at most itself, and it is never all.
+// TestCanariesStay: who is a canary instance stays one when others come and go,
+// an instance that comes changes the choice by at most itself, and it is never
+// all.
 func TestCanariesStay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := &draft{v: &View{}}

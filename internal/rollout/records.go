@@ -30,11 +30,12 @@ type Fleet struct {
 // usable: each field says what zero stands for.
 type Settings struct {
 	PrepareTimeout time.Duration `json:"prepareTimeout,omitempty"` // a prepare that takes longer has stragglers; 0 for 2 min
-	Lead           time.Duration `json:"lead,omitempty"`           // from commit to the instant it names; 0 for 10 ms, at most 100 ms
+	Lead           time.Duration `json:"lead,omitempty"`           // from commit to the instant it names, at most 100 ms; 0 for 10 ms and 50 µs an instance
 
 	// Strategy is played by rollouts that name none; empty for all-at-once.
-	// FirstUse is played instead of a quicker one where a revision needs a capability that
-	// no revision of one of its groups needed before; empty for no such rule.
+	// FirstUse is played instead of a quicker one where a revision needs a
+	// capability that no revision of one of its groups needed before; empty for
+	// no such rule.
 	Strategy string `json:"strategy,omitempty"`
 	FirstUse string `json:"firstUse,omitempty"`
 
@@ -42,8 +43,8 @@ type Settings struct {
 	// cannot serve what is committed; empty for 1; never all.
 	MaxUnready Quantity `json:"maxUnready,omitempty"`
 
-	// HistoryLimit is how many revisions collection keeps, which the controller then
-	// does by itself; 0: it does not, and routectl gc keeps 50.
+	// HistoryLimit is how many revisions collection keeps, which the controller
+	// then does by itself; 0: it does not, and routectl gc keeps 50.
 	HistoryLimit int `json:"historyLimit,omitempty"`
 }
 
@@ -212,8 +213,8 @@ type IntentKind string
 
 // The kinds of intents.
 const (
-	IntentSwitch   IntentKind = "switch"   // move groups to Revision
-	IntentRollback IntentKind = "rollback" // move groups to Revision, or to what was stable before
+	IntentSwitch   IntentKind = "switch"   // move groups to To
+	IntentRollback IntentKind = "rollback" // move groups to To, or to what was stable before
 	IntentAbort    IntentKind = "abort"    // end the rollout Rollout, keep what is committed
 	IntentRecover  IntentKind = "recover"  // end a freeze
 	IntentRetire   IntentKind = "retire"   // forget a group that has no instances

@@ -29,8 +29,9 @@ func (d *draft) fail(r *Rollout, why string) {
 	d.turnBack(r, controllerName, why)
 }
 
-// turnBack sends r back to where its groups were, or were baked last, once. When nothing was
-// committed there is nothing to go back from; when there is no way back it holds.
+// turnBack sends r back to where its groups were, or were baked last, once.
+// When nothing was committed there is nothing to go back from; when there is no
+// way back it holds.
 func (d *draft) turnBack(r *Rollout, by, why string) {
 	if r.Phase == PhaseReturning {
 		return
@@ -79,7 +80,8 @@ func (d *draft) stuckAt(r *Rollout, why, hold string) {
 func (r *Return) byItself() bool { return r != nil && r.By == controllerName }
 
 // backTo says where group g goes back to from what r did there. An operator's
-// way leads to r's origin; what goes back by itself goes to what was baked, if the set has any such.
+// way leads to r's origin; what goes back by itself goes to what was baked, if
+// the set has any such.
 func (d *draft) backTo(r *Rollout, g string, byItself bool) (version.Ref, bool) {
 	a, origin := d.groups[g], r.Origin[g]
 	fit := !origin.IsZero() && !d.condemned(origin.Digest) && has(a.Set, origin.Digest)

@@ -30,8 +30,8 @@ func TestReturnThatSaysNothingIsPlayed(t *testing.T) {
 	}
 }
 
-// back is a rollout of revision 4 over main, which came from 3: 3 was never baked, 2
-// and 1 were.
+// back is a rollout of revision 4 over main, which came from 3: 3 was never
+// baked, 2 and 1 were.
 func back(t *testing.T, edit func(*View, *Rollout)) *View {
 	t.Helper()
 	v := sharing(t, PlanStep{Pause: &PauseStep{Approval: true}}, func(v *View, r *Rollout) {

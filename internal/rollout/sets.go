@@ -55,8 +55,8 @@ func popped(from Assignment, to version.Ref) []version.Ref {
 	if i := slices.IndexFunc(from.Back, func(r version.Ref) bool { return r.Digest == to.Digest }); i >= 0 {
 		return slices.Clone(from.Back[i+1:])
 	}
-	older := func(r version.Ref) bool { return r.Number >= to.Number }
-	return slices.DeleteFunc(slices.Clone(from.Back), older)
+	notOlder := func(r version.Ref) bool { return r.Number >= to.Number }
+	return slices.DeleteFunc(slices.Clone(from.Back), notOlder)
 }
 
 func has(set []version.Ref, d version.Digest) bool {

@@ -49,8 +49,9 @@ type Wave struct {
 	Groups []string   `json:"groups"` // names, or "*" for those that no other wave names
 	Steps  []PlanStep `json:"steps"`
 
-	// OneByOne: its groups do not move together but one after the other, in
-	// the order named, those of "*" by name. A rollout's Plan has a wave for each then.
+	// OneByOne: its groups do not move together but one after the other, in the
+	// order named, those of "*" by name. A rollout's Plan has a wave for each
+	// then.
 	OneByOne bool `json:"oneByOne,omitempty"`
 }
 
@@ -94,7 +95,8 @@ type Match struct {
 }
 
 // AnalysisStep compares candidate and stable until the candidate passed or
-// failed. Without enough data it is inconclusive and holds; Inconclusive says for how long.
+// failed. Without enough data it is inconclusive and holds; InconclusiveLimit
+// says for how long.
 type AnalysisStep struct {
 	analysis.Config
 
@@ -105,8 +107,9 @@ type AnalysisStep struct {
 }
 
 // PauseStep waits. With Approval it waits for routectl rollout approve; then
-// For, if set, is how long at most, and Otherwise what happens after that. What serves
-// meanwhile is judged, candidate beside stable or what was committed beside what was before it: a failure goes back.
+// For, if set, is how long at most, and Otherwise what happens after that. What
+// serves meanwhile is judged, candidate beside stable or what was committed
+// beside what was before it: a failure goes back.
 type PauseStep struct {
 	For       Duration  `json:"for,omitempty"`
 	Approval  bool      `json:"approval,omitempty"`
@@ -126,9 +129,9 @@ const (
 // CommitStep makes the candidate the stable revision of the wave's groups.
 type CommitStep struct{}
 
-// BakeStep watches what was committed, beside what was stable before it, for
-// a time and a number of requests; a failure goes back. With For at least one request must
-// have been served: until then it holds.
+// BakeStep watches what was committed, beside what was stable before it, for a
+// time and a number of requests; a failure goes back. With For at least one
+// request must have been served: until then it holds.
 type BakeStep struct {
 	For      Duration         `json:"for,omitempty"`
 	Requests uint64           `json:"requests,omitempty"` // of the wave's groups together
@@ -194,8 +197,9 @@ type CheckResult struct {
 
 // A Measure is what one instance counted since it switched to Epoch: what is
 // new beside what is old. With a candidate, old is stable and new the
-// candidate, at the same time. After a commit that is watched (Assignment.Against), new is
-// stable since the switch, and old is Against before it.
+// candidate, at the same time. After a commit that is watched
+// (Assignment.Against), new is stable since the switch, and old is Against
+// before it.
 type Measure struct {
 	Instance string          `json:"instance"`
 	Group    string          `json:"group"`

@@ -3,7 +3,6 @@ package rollout
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -13,7 +12,6 @@ import (
 const (
 	defaultMinSeconds = 60              // of an analysis, as analysis.Config says
 	evidenceEvery     = 2 * time.Second // how often evidence is written that says the same
-	maxFindings       = 50              // of a record
 )
 
 // analyse compares the candidate with stable, and goes on, back or waits.
@@ -93,7 +91,8 @@ func idleText(of analysis.Comparison) string {
 }
 
 // ruled does what an analysis and a bake do alike: a failure goes back, before
-// anything else; instances that are away and checks that cannot tell hold. It tells whether there was any.
+// anything else; instances that are away and checks that cannot tell hold. It
+// tells whether there was any.
 func (d *draft) ruled(r *Rollout, ms []move, result analysis.Result, checks opinion, failed string) bool {
 	switch {
 	case result.Verdict == analysis.Fail:
@@ -139,23 +138,10 @@ func (d *draft) evidence(r *Rollout, result analysis.Result, every time.Duration
 	if same && d.now.Sub(r.Judged) < every && !r.Judged.After(d.now) {
 		return false
 	}
+	result = result.Bounded()
 	result.Why = brief(result.Why, maxWhy)
-	result.Findings = weightiest(result.Findings)
 	r.Evidence, r.Judged = &result, d.now
 	return true
-}
-
-// weightiest keeps the findings that matter most, of what may be thousands.
-func weightiest(all []analysis.Finding) []analysis.Finding {
-	if len(all) <= maxFindings {
-		return all
-	}
-	rank := func(f analysis.Finding) int {
-		return slices.Index([]analysis.Verdict{analysis.Fail, analysis.Inconclusive, analysis.Pass}, f.Verdict)
-	}
-	out := slices.Clone(all)
-	slices.SortStableFunc(out, func(a, b analysis.Finding) int { return cmp.Compare(rank(a), rank(b)) })
-	return out[:maxFindings]
 }
 
 // judge says whether what is new does worse.
@@ -185,7 +171,8 @@ func (d *draft) comparison(r *Rollout, ms []move, before bool) analysis.Comparis
 }
 
 // Compared is what v's instances counted for the present step of r, as the step
-// judges it, and the measures that it is made of. It has no groups where nothing is compared.
+// judges it, and the measures that it is made of. It has no groups where
+// nothing is compared.
 func Compared(v *View, r *Rollout, now time.Time) (analysis.Comparison, []Measure) {
 	if r.Present() == nil {
 		return analysis.Comparison{}, nil
@@ -211,8 +198,8 @@ func (d *draft) samples(r *Rollout, ms []move, before bool) map[string]analysis.
 	return out
 }
 
-// compares tells that r has m's group serve a candidate, or, before, what is to be compared
-// with what was there before it.
+// compares tells that r has m's group serve a candidate, or, before, what is to
+// be compared with what was there before it.
 func (m *move) compares(r *Rollout, before bool) bool {
 	return m.from.Rollout == r.ID && (before && !m.from.Against.IsZero() || !before && m.from.Candidate != nil)
 }

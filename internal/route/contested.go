@@ -249,9 +249,9 @@ type contestWalk struct {
 	pattern *Pattern
 }
 
-// from goes on at a node with the pattern's segment i. won says that the
-// routes below may lose to x whatever their paths are from here on; before that, x can only
-// win by a segment that is more specific.
+// from goes on at a node with the pattern's segment i. won says that the routes
+// below may lose to x whatever their paths are from here on; before that, x can
+// only win by a segment that is more specific.
 func (w *contestWalk) from(at int32, i int, won bool) {
 	n := &w.tree.nodes[at]
 	if at == 0 || n.module == w.x.ix.number || w.steps <= 0 {

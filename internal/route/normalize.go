@@ -14,7 +14,8 @@ import (
 
 // Normalize brings a table to its one form, in place: defaults written out,
 // what has no order sorted, case folded, patterns and configs canonical, names
-// derived where none is given. It is idempotent, and keeps what is wrong for Validate to report.
+// derived where none is given. It is idempotent, and keeps what is wrong for
+// Validate to report.
 func Normalize(t *Table) {
 	for _, m := range t.Modules {
 		NormalizeModule(m)
@@ -173,7 +174,8 @@ func none[E any](s []E) []E {
 type moves map[string]string
 
 // sortSet sorts a list of a route in which an equal value says nothing more,
-// drops those that are, and notes where each place went. Places of equal values become one.
+// drops those that are, and notes where each place went. Places of equal values
+// become one.
 func sortSet[E comparable](moved *moves, route int, field string, s []E, compare func(a, b *E) int) []E {
 	ascending := true
 	for i := 1; i < len(s); i++ {

@@ -7,8 +7,8 @@ import (
 )
 
 // A Key is where a route stands in the order of matching: of the routes whose
-// every condition holds for a request, the least Key wins. A route with several hosts
-// has one for each of them.
+// every condition holds for a request, the least Key wins. A route with several
+// hosts has one for each of them.
 type Key struct {
 	Host     string // the host pattern this key is for; empty for any
 	Priority int
@@ -44,8 +44,9 @@ func NewKey(r *Route, p *Pattern, host, module string, index int) Key {
 }
 
 // Compare puts the route that wins first, for a request with the given method:
-// a negative result says a wins. It is a total order over keys of one table, but for the keys of
-// one route; between routes that cannot match one request it means nothing.
+// a negative result says a wins. It is a total order over keys of one table,
+// but for the keys of one route; between routes that cannot match one request
+// it means nothing.
 //
 // Only whether the method is HEAD matters, as a route naming GET takes HEAD
 // after those naming HEAD.
@@ -126,8 +127,8 @@ func MatchHost(pattern, host string) bool {
 }
 
 // FoldHost brings the host of a request to the form that hosts of routes have:
-// lower case, without port and without the dot at its end. An IPv6 address keeps its
-// brackets. It allocates nothing for a host that is in lower case.
+// lower case, without port and without the dot at its end. An IPv6 address
+// keeps its brackets. It allocates nothing for a host that is in lower case.
 func FoldHost(host string) string {
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.IndexByte(host[i:], ']') < 0 {
 		if host[0] == '[' || strings.IndexByte(host[:i], ':') < 0 {

@@ -99,8 +99,8 @@ func CanonicalPath(raw string, o PathOptions) (string, error) {
 }
 
 // MergeSlashes returns a raw path with each run of slashes made one, all else
-// as it came: what is forwarded where MergeSlashes is set, so that an upstream sees the
-// path that was matched. It allocates nothing when there is no run.
+// as it came: what is forwarded where MergeSlashes is set, so that an upstream
+// sees the path that was matched. It allocates nothing when there is no run.
 func MergeSlashes(raw string) string {
 	at := strings.Index(raw, "//")
 	if at < 0 {
@@ -116,8 +116,8 @@ func MergeSlashes(raw string) string {
 }
 
 // CheckRewrite tells whether a path that a rewrite made may be forwarded: it
-// must hold what CanonicalPath asks of one that came, and may not be empty. The path
-// is forwarded as it is, not in canonical form. The error is a PathFault.
+// must hold what CanonicalPath asks of one that came, and may not be empty. The
+// path is forwarded as it is, not in canonical form. The error is a PathFault.
 func CheckRewrite(raw string, o PathOptions) error {
 	if raw == "" {
 		return PathNotRooted

@@ -72,8 +72,8 @@ func (s *Segment) LiteralLen() int {
 func ParsePattern(s string) (Pattern, error) { return parsePattern(s, false) }
 
 // ParsePrefix reads the pattern of a prefix, which stands for the path itself
-// and everything under it. It may hold parameters, but neither a catch-all nor, "/" aside, a
-// slash at its end.
+// and everything under it. It may hold parameters, but neither a catch-all nor,
+// "/" aside, a slash at its end.
 func ParsePrefix(s string) (Pattern, error) { return parsePattern(s, true) }
 
 // Pattern returns the pattern of the route's Path or Prefix.
@@ -355,9 +355,9 @@ func (p *Pattern) ParamNames() []string {
 }
 
 // MatchSegment matches the canonical text of one segment and appends what the
-// parameters take, still canonical, in their order. Each takes the shortest non-empty
-// text that lets the rest match. On a mismatch it returns params as it was given.
-// It takes linear time and allocates only when params must grow.
+// parameters take, still canonical, in their order. Each takes the shortest
+// non-empty text that lets the rest match. On a mismatch it returns params as
+// it was given. It takes linear time and allocates only when params must grow.
 //
 // Taking the first place of each literal is enough: an earlier place leaves the
 // rest more text, never less, so where any choice matches, this one does. Only the

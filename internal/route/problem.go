@@ -67,7 +67,8 @@ func (s *Source) Place(field string) Place {
 }
 
 // move gives what stood in a field, or within it, the place under the field's
-// new name. Of fields that became one the first place stays. It may be called on a nil Source.
+// new name. Of fields that became one the first place stays. It may be called
+// on a nil Source.
 func (s *Source) move(moved map[string]string) {
 	if s == nil || len(moved) == 0 {
 		return

@@ -55,10 +55,11 @@ func (v *validator) entries(f func(entry)) {
 }
 
 // checkRivals finds routes of which one can never win, or none should: the
-// exact duplicates within a module, and ties between modules. It groups routes by host and
-// by their pattern with mixed segments taken for parameters: those of different
-// groups are told apart by rules 1 to 3 or have no path in common. A group over
-// MaxCandidates is an error of its own and looked at no further, so the time is bounded.
+// exact duplicates within a module, and ties between modules. It groups routes
+// by host and by their pattern with mixed segments taken for parameters: those
+// of different groups are told apart by rules 1 to 3 or have no path in common.
+// A group over MaxCandidates is an error of its own and looked at no further,
+// so the time is bounded.
 func (v *validator) checkRivals() {
 	type groupKey struct{ host, shape string }
 	type group struct{ first, last, size int32 }

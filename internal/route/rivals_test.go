@@ -265,8 +265,9 @@ func joint(a, b *Pattern) string {
 }
 
 // TestRivalsAndContestedAgainstAllRequests compares Validate with every request
-// of a small universe: a tie of two modules there is an error, and where one module's route
-// comes before another's there is a warning; and nothing else is reported.
+// of a small universe: a tie of two modules there is an error, and where one
+// module's route comes before another's there is a warning; and nothing else is
+// reported.
 func TestRivalsAndContestedAgainstAllRequests(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		table := matchTables().Draw(t, "table")

@@ -11,8 +11,8 @@ import (
 
 // A literal secret in a route file would stand in every snapshot, its history
 // and every instance's disk. It is refused; a reference to it is written
-// instead, in the config of a middleware, which each instance resolves for itself. What a
-// reference must look like is the middlewares' to check.
+// instead, in the config of a middleware, which each instance resolves for
+// itself. What a reference must look like is the middlewares' to check.
 const (
 	secretReference = "${env:NAME} or ${file:PATH}"
 	secretHint      = "write " + secretReference + ", which each instance resolves for itself"
@@ -47,8 +47,8 @@ func secretKey(key string) bool {
 }
 
 // checkConfig holds what is asked of every middleware's config: a JSON object
-// in canonical form, within limits, without literal secrets. The path in a report begins with
-// a dot, or is empty.
+// in canonical form, within limits, without literal secrets. The path in a
+// report begins with a dot, or is empty.
 func checkConfig(config string, fail func(path, message, hint string)) {
 	if len(config) > MaxConfigBytes {
 		fail("", fmt.Sprintf("the config has %d bytes, more than %d", len(config), MaxConfigBytes), "")

@@ -9,16 +9,17 @@ import (
 	"time"
 )
 
-// Validate reports everything that is wrong or doubtful about a normalized table, in the
-// order of places, errors before warnings where no place is known. It does
-// not change the table, and knows nothing of what the kinds of middleware ask of their config.
+// Validate reports everything that is wrong or doubtful about a normalized
+// table, in the order of places, errors before warnings where no place is
+// known. It does not change the table, and knows nothing of what the kinds of
+// middleware ask of their config.
 //
-// Each problem names module, route and field. Fields are named as they stand in a route
-// file: module; upstreams.NAME.targets[1].url, .timeouts.connect, .tls.serverName;
-// middlewares.NAME.KIND.…; routes[2].path, .hosts[0], .headers[0].equal, .clients[0],
-// .middlewares[0].KIND.…, .proxy.upstream, .respond.headers.NAME, .redirect.to;
-// tests[0].request.url, .expect.route. The time it takes grows with the table's size,
-// not with its square.
+// Each problem names module, route and field. Fields are named as they stand in
+// a route file: module; upstreams.NAME.targets[1].url, .timeouts.connect,
+// .tls.serverName; middlewares.NAME.KIND.…; routes[2].path, .hosts[0],
+// .headers[0].equal, .clients[0], .middlewares[0].KIND.…, .proxy.upstream,
+// .respond.headers.NAME, .redirect.to; tests[0].request.url, .expect.route. The
+// time it takes grows with the table's size, not with its square.
 func Validate(t *Table) Problems {
 	v := &validator{table: t, regexps: make(map[string]error), modules: make(map[string]*moduleIndex, len(t.Modules))}
 	v.tableLimits()

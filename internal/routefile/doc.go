@@ -1,8 +1,10 @@
 // Package routefile turns route files, YAML or JSON, into modules of a
-// route.Table, every problem with file, line and field, and writes modules as route files.
+// route.Table, every problem with file, line and field, and writes modules as
+// route files.
 //
-// The shape of a route file is said once, by the structs of file.go: their
-// tags give the names, the rules, the JSON Schema (Schema) and the reference page (Reference).
+// The shape of a route file is said once, by the structs of file.go: their tags
+// give the names, the rules, the JSON Schema (Schema) and the reference page
+// (Reference).
 //
 // # Invariants
 //

@@ -15,8 +15,9 @@ import (
 
 // Parse reads the modules that files define, sorted by name, normalized, and
 // each with its Source. Documents that name the same module add to it, in the
-// order of files. It returns every problem of every file; the modules are then those that
-// have none of their own, good for looking for more problems, not for publishing.
+// order of files. It returns every problem of every file; the modules are then
+// those that have none of their own, good for looking for more problems, not
+// for publishing.
 func Parse(files []File) ([]*route.Module, route.Problems) {
 	p := &parser{modules: map[string]*draft{}}
 	if len(files) == 0 {

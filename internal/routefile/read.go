@@ -21,9 +21,9 @@ type File struct {
 
 // Read reads what paths name: files, folders with every *.yaml, *.yml and
 // *.json below them in the order of their names, and "-" for stdin. What is
-// hidden (.git) is passed over, and a file that is named twice is read once. No path, a
-// folder without route files, and what cannot be read are errors, all of them
-// reported. At most yamlfile.MaxBytes and one byte are read of a file.
+// hidden (.git) is passed over, and a file that is named twice is read once. No
+// path, a folder without route files, and what cannot be read are errors, all
+// of them reported. At most yamlfile.MaxBytes and one byte are read of a file.
 func Read(paths []string, stdin io.Reader) ([]File, error) {
 	if len(paths) == 0 {
 		return nil, errors.New("read route files: no path given; name files, folders, or - for standard input")

@@ -17,7 +17,8 @@ var example string
 
 // Reference returns the page about route files in Markdown: an example, then
 // every field with its type, its default and what it means, and the settings of
-// kinds. It is made from what Parse reads by, and has the same bytes for the same kinds.
+// kinds. It is made from what Parse reads by, and has the same bytes for the
+// same kinds.
 func Reference(kinds ...MiddlewareKind) []byte {
 	var b bytes.Buffer
 	b.WriteString(referenceHead)

@@ -11,8 +11,8 @@ import (
 )
 
 // A MiddlewareKind describes one kind of middleware for Schema and Reference:
-// this package knows none. Config is a zero value of the struct of its settings, whose
-// json, jsonschema and jsonschema_description tags are heeded.
+// this package knows none. Config is a zero value of the struct of its
+// settings, whose json, jsonschema and jsonschema_description tags are heeded.
 type MiddlewareKind struct {
 	Name   string
 	Doc    string

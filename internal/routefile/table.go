@@ -12,11 +12,12 @@ import (
 // maxTableLine bounds a line of a table: a method and the longest pattern.
 const maxTableLine = route.MaxPathBytes + 256
 
-// ParseTable reads a route table of lines such as "GET /users/{id}", in which empty
-// lines and what follows # as a word of its own are passed over, into routes without hosts
-// and action, for `routectl import table`. Each has a unique name, derived from method and
-// path as route.NormalizeModule does. Wrong lines and a table without routes are
-// problems; name is the file they are placed in.
+// ParseTable reads a route table of lines such as "GET /users/{id}", in which
+// empty lines and what follows # as a word of its own are passed over, into
+// routes without hosts and action, for `routectl import table`. Each has a
+// unique name, derived from method and path as route.NormalizeModule does.
+// Wrong lines and a table without routes are problems; name is the file they
+// are placed in.
 func ParseTable(name string, r io.Reader) ([]route.Route, route.Problems) {
 	m := &route.Module{}
 	var problems route.Problems

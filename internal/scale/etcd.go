@@ -162,8 +162,8 @@ func (c *cluster) kill() {
 	}
 }
 
-// usage is what the members used so far, those before them included, and the memory of
-// all together.
+// usage is what the members used so far, those before them included, and the
+// memory of all together.
 func (c *cluster) usage() (Usage, error) {
 	var sum Usage
 	for i, m := range c.members {

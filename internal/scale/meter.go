@@ -284,7 +284,8 @@ func quantile(vs []float64, q float64) float64 {
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // until waits for cond, which says what is amiss, and asks it again after at
-// least five times as long as it took: two thousand instances' records are not read for nothing.
+// least five times as long as it took: two thousand instances' records are not
+// read for nothing.
 func until(ctx context.Context, within time.Duration, what string, cond func(context.Context) error) error {
 	deadline := time.Now().Add(within)
 	for {

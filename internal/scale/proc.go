@@ -54,8 +54,8 @@ func parseStat(b []byte) (Usage, error) {
 }
 
 // freeAddrs returns loopback addresses that nobody listens on at this moment.
-// Their ports are below those that the kernel gives to outgoing connections: one of two
-// thousand clients could take it while its etcd is down.
+// Their ports are below those that the kernel gives to outgoing connections:
+// one of two thousand clients could take it while its etcd is down.
 func freeAddrs(n int) ([]string, error) {
 	var addrs []string
 	var err error

@@ -19,7 +19,8 @@ const past = 20 * time.Second
 
 // canonical appends bytes that are equal for two fleets only if they go on
 // alike. Left out is what nothing follows from: texts for people, when things
-// began and ended, and the deposed controller's change, which every state tries to write.
+// began and ended, and the deposed controller's change, which every state tries
+// to write.
 func (f *Fleet) canonical(buf []byte) []byte {
 	e := encoder{buf: buf, now: int64(f.now.Sub(start))}
 	e.add(noteOf(f.whole, f.fleet))

@@ -57,10 +57,10 @@ func switching(t *testing.T, groups map[string][]string, plan string) *Fleet {
 	return f
 }
 
-// TestExplore tries every interleaving of what three instances, the
-// controllers and an operator do while the fleet switches, within the bounds, and holds
-// the laws in each state: I2, I3, I4, and those of checkChange. From each state it ends
-// once faults end, or waits for an operator or for data.
+// TestExplore tries every interleaving of what three instances, the controllers
+// and an operator do while the fleet switches, within the bounds, and holds the
+// laws in each state: I2, I3, I4, and those of checkChange. From each state it
+// ends once faults end, or waits for an operator or for data.
 func TestExplore(t *testing.T) {
 	before := debug.SetGCPercent(400)
 	t.Cleanup(func() { debug.SetGCPercent(before) })

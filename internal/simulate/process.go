@@ -182,8 +182,8 @@ func (f *Fleet) holdsAll(p *process, set []version.Ref) bool {
 	return f.maskOf(set)&^p.holds == 0
 }
 
-// missing are the revisions of a set that p does not hold: what is quarantined there and
-// in force counts as held.
+// missing are the revisions of a set that p does not hold: what is quarantined
+// there and in force counts as held.
 func (f *Fleet) missing(p *process, set []version.Ref) bits {
 	lacks := f.maskOf(set) &^ p.holds
 	for n := range int64(64) {
@@ -209,8 +209,8 @@ func (f *Fleet) hopeless(p *process, n int64) bool {
 	return p.lost.has(n) || f.bad.has(bad(p.name, n))
 }
 
-// lacking are the revisions that p does not hold of a set and of what it is to serve.
-// sick: each is in force, and waiting for it is of no use.
+// lacking are the revisions that p does not hold of a set and of what it is to
+// serve. sick: each is in force, and waiting for it is of no use.
 func (f *Fleet) lacking(p *process, set []version.Ref) (ds []version.Digest, sick bool) {
 	lacks := f.missing(p, set)
 	if p.want != nil {
@@ -319,8 +319,8 @@ func (f *Fleet) readyOf(p *process) (rollout.Ready, bool) {
 	return r, true
 }
 
-// outOfTraffic tells whether p takes no traffic. One that joins has none as long as it
-// cannot serve what is committed.
+// outOfTraffic tells whether p takes no traffic. One that joins has none as
+// long as it cannot serve what is committed.
 func (f *Fleet) outOfTraffic(p *process) bool {
 	if p.serving == nil {
 		return p.want != nil && !f.holdsAll(p, p.choose(p.want))

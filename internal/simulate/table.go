@@ -8,8 +8,9 @@ import (
 	"routerd.dev/internal/rollout"
 )
 
-// A table is records by key. It never changes: with and without return
-// another one, so that a copy of a Fleet costs nothing and shares what it did not change.
+// A table is records by key. It never changes: with and without return another
+// one, so that a copy of a Fleet costs nothing and shares what it did not
+// change.
 type table[K comparable, V any] struct {
 	m    map[K]V
 	note *note // what it says, in canonical form, once that was asked for

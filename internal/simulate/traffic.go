@@ -12,8 +12,8 @@ import (
 )
 
 // Traffic is what clients ask of a fleet. The zero value is 100 requests a
-// second for each group, one of a thousand of which fails, with a median of 20 ms, a
-// tenth of them on one route that the change touches.
+// second for each group, one of a thousand of which fails, with a median of 20
+// ms, a tenth of them on one route that the change touches.
 type Traffic struct {
 	Rate    float64            `json:"rate,omitempty"`    // requests a second of each group; 0 for 100, negative for none
 	Groups  map[string]float64 `json:"groups,omitempty"`  // of one group, instead; 0 for none

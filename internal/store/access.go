@@ -42,8 +42,8 @@ const (
 	roleInstance   = "instance:"  // and then the instance's name
 )
 
-// Access says who may do what in a fleet, by the names of etcd users. With client certificates a
-// user's name is the common name of its certificate.
+// Access says who may do what in a fleet, by the names of etcd users. With
+// client certificates a user's name is the common name of its certificate.
 type Access struct {
 	Instances   map[string]string // instance to group: each may use its own keys, and read what it serves by
 	Controllers map[string]string // instances that may also decide
@@ -184,8 +184,8 @@ func (g Grant) covers(prefix string) bool {
 }
 
 // grants are what a role of the fleet may do; nil for one that is not a role.
-// Every range is a folder of keys: it ends in a slash, so that it has no neighbour's
-// key in it.
+// Every range is a folder of keys: it ends in a slash, so that it has no
+// neighbour's key in it.
 func grants(prefix, role, group string) []Grant {
 	one := func(kind string, keys ...string) (all []Grant) {
 		for _, k := range keys {

@@ -209,9 +209,10 @@ func privateKey(file string) (crypto.Signer, error) {
 }
 
 // sign makes a certificate for key and writes both, the key first: whoever
-// looks in between has a pair that does not fit, and keeps what he has. Both are
-// on the disk before the first is in place, so that a run that is killed, or finds the
-// disk full, leaves the pair that was; between the two it leaves a key that Issue replaces.
+// looks in between has a pair that does not fit, and keeps what he has. Both
+// are on the disk before the first is in place, so that a run that is killed,
+// or finds the disk full, leaves the pair that was; between the two it leaves a
+// key that Issue replaces.
 func (a *Authority) sign(tmpl, parent *x509.Certificate, key crypto.Signer, certFile, keyFile string) (*x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, key.Public(), a.key)
 	if err != nil {
@@ -253,9 +254,10 @@ func (a *Authority) sign(tmpl, parent *x509.Certificate, key crypto.Signer, cert
 }
 
 // Issue makes a certificate as NAME.pem and NAME-key.pem, or keeps the one that
-// is there. It fails with ErrConflict when that is not what is asked for: of another
-// authority, for other hosts, or expired; Renew replaces it. A server's is never
-// replaced by a client's, or the other way: who uses it would be locked out.
+// is there. It fails with ErrConflict when that is not what is asked for: of
+// another authority, for other hosts, or expired; Renew replaces it. A server's
+// is never replaced by a client's, or the other way: who uses it would be
+// locked out.
 func (a *Authority) Issue(r CertificateRequest) (Certificate, error) {
 	what := "certificate " + r.Name
 	c, old, err := a.look(r)
@@ -350,8 +352,8 @@ func (a *Authority) unfit(old *x509.Certificate, r CertificateRequest) string {
 	return ""
 }
 
-// ErrOtherKind: a certificate of this name is for another use, a server's or a client's; Renew
-// does not replace it.
+// ErrOtherKind: a certificate of this name is for another use, a server's or a
+// client's; Renew does not replace it.
 var ErrOtherKind = errors.New("choose another name, or delete it and its key")
 
 func isServer(c *x509.Certificate) bool {

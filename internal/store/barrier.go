@@ -12,7 +12,8 @@ import (
 )
 
 // barrier holds while the instances of every group that c is about hold what c
-// says that they hold, and nobody came since at was read whom c does not know of (I2).
+// says that they hold, and nobody came since at was read whom c does not know
+// of (I2).
 func (s *Store) barrier(at int64, c rollout.Change) []clientv3.Cmp {
 	var cmps []clientv3.Cmp
 	for _, g := range slices.Sorted(maps.Keys(c.Ready)) {

@@ -1,11 +1,9 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
-	"math"
 	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -16,8 +14,8 @@ import (
 
 // PutChecks writes what the checks of a rollout's step answered, only while
 // this term holds the election key and the rollout is under way. It does not
-// move the election key, so no Apply becomes stale by it; that a write whose answer was lost
-// undoes no later one, the record's own revision sees to.
+// move the election key, so no Apply becomes stale by it; that a write whose
+// answer was lost undoes no later one, the record's own revision sees to.
 //
 // It fails with ErrDeposed, with ErrNotFound when the rollout is not under way
 // any more, and with ErrTooLarge above 256 KiB, and then has written nothing.
@@ -66,11 +64,8 @@ func (t *Term) PutChecks(ctx context.Context, c rollout.Checks) error {
 	}
 }
 
-// maxFindings bounds the evidence in a rollout's record, which each step
-// writes and every controller reads.
-const maxFindings = 50
-
-// boundRollout bounds what a rollout's record holds of analyses.
+// boundRollout bounds what a rollout's record holds of analyses: each step
+// writes it, and every controller reads it.
 func boundRollout(o *rollout.Rollout) {
 	o.Evidence = boundEvidence(o.Evidence)
 	if o.Return != nil {
@@ -80,49 +75,15 @@ func boundRollout(o *rollout.Rollout) {
 	}
 }
 
-// boundEvidence keeps those findings that say most: what failed, then what is
-// not decided, each in the order given. The result given is not changed.
+// boundEvidence is r as a record holds it. The result given is not changed.
 func boundEvidence(r *analysis.Result) *analysis.Result {
 	if r == nil {
 		return nil
 	}
-	short := *r
+	short := r.Bounded()
 	short.Why = boundWhy(r.Why)
-	short.Findings = slices.Clone(r.Findings)
-	if len(short.Findings) > maxFindings {
-		slices.SortStableFunc(short.Findings, func(a, b analysis.Finding) int { return cmp.Compare(weight(a), weight(b)) })
-		short.Findings = short.Findings[:maxFindings]
-	}
 	for i := range short.Findings {
-		f := &short.Findings[i]
-		f.Why = boundWhy(f.Why)
-		for _, v := range []*float64{&f.Stable, &f.Candidate, &f.Effect, &f.Evidence, &f.Needed} {
-			*v = sayable(*v)
-		}
+		short.Findings[i].Why = boundWhy(short.Findings[i].Why)
 	}
 	return &short
-}
-
-// sayable is what JSON can say of v: the step from no errors to some is an
-// infinite one.
-func sayable(v float64) float64 {
-	if math.IsNaN(v) {
-		return 0
-	}
-	return max(-math.MaxFloat64, min(v, math.MaxFloat64))
-}
-
-func weight(f analysis.Finding) int {
-	n := 0
-	switch f.Verdict {
-	case analysis.Fail:
-	case analysis.Inconclusive:
-		n = 2
-	default:
-		n = 4
-	}
-	if f.DryRun { // nothing follows from it
-		n++
-	}
-	return n
 }

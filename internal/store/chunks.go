@@ -15,9 +15,9 @@ import (
 const mostChunks = 8
 
 // chunkReads has the chunks that are asked for while others are on their way
-// come by one read: what it costs etcd that two thousand instances prepare at once is
-// counted in requests more than in bytes. Whoever asks while nobody does reads at once, and
-// passes the turn on to the first who waits.
+// come by one read: what it costs etcd that two thousand instances prepare at
+// once is counted in requests more than in bytes. Whoever asks while nobody
+// does reads at once, and passes the turn on to the first who waits.
 type chunkReads struct {
 	mu      sync.Mutex
 	reading bool
@@ -95,8 +95,9 @@ func (c *chunkReads) take() []*chunkRead {
 }
 
 // hand wakes those for whom the first of some has read, and passes the turn on.
-// When its reading was called off, the others are none the wiser and wait on, but for
-// those who are gone: the turn must not be passed to who does not take it.
+// When its reading was called off, the others are none the wiser and wait on,
+// but for those who are gone: the turn must not be passed to who does not take
+// it.
 func (c *chunkReads) hand(some []*chunkRead, read bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -159,9 +159,9 @@ func TestChunkOfWhoGoesAway(t *testing.T) {
 	}
 }
 
-// TestChunkAfterAllWentAway: those for whom another reads go away before it is called
-// off, as the fetchers of a build that is cancelled do. Nobody of them is given the
-// turn: whoever asks next has it.
+// TestChunkAfterAllWentAway: those for whom another reads go away before it is
+// called off, as the fetchers of a build that is cancelled do. Nobody of them
+// is given the turn: whoever asks next has it.
 func TestChunkAfterAllWentAway(t *testing.T) {
 	h := halves(t, shared.endpoint(), 1, nil)[0]
 	s := through(t, Config{}, h)

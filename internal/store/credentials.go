@@ -25,8 +25,9 @@ import (
 // Certificate and key are read again for each connection, so that new ones are
 // shown as soon as they are in place; while they cannot be read or do not fit
 // together, as in the midst of being replaced, the last ones that did are. An
-// authority is not read again: see [Config.Sources]. One that has expired is not shown:
-// the connection fails with its file and date, until a new one is in place.
+// authority is not read again: see [Config.Sources]. One that has expired is
+// not shown: the connection fails with its file and date, until a new one is in
+// place.
 func LoadTLS(ca, cert, key string) (*tls.Config, error) {
 	if (cert == "") != (key == "") {
 		return nil, errors.New("read the certificate for etcd: a certificate and its key go together, only one is given")

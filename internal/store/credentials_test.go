@@ -201,8 +201,8 @@ func TestCertificateIsReadAgain(t *testing.T) {
 	}
 }
 
-// TestExpiredCertificateIsNamed: a connection fails with its file and date, and is made
-// again once a new one is in place.
+// TestExpiredCertificateIsNamed: a connection fails with its file and date, and
+// is made again once a new one is in place.
 func TestExpiredCertificateIsNamed(t *testing.T) {
 	dir := t.TempDir()
 	old, err := OpenAuthority(dir, time.Now().AddDate(0, 0, -40))

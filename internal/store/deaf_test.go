@@ -28,8 +28,9 @@ const (
 	enough = 60 * time.Second // for what must not wait for it, on a busy machine
 )
 
-// A half is a member of etcd that the others hear until it is half-deaf: then it
-// takes connections and calls still, and refuses nothing, but nothing has an answer.
+// A half is a member of etcd that the others hear until it is half-deaf: then
+// it takes connections and calls still, and refuses nothing, but nothing has an
+// answer.
 type half struct {
 	path string
 	to   *grpc.ClientConn
@@ -238,8 +239,9 @@ func using(t *testing.T, s *Store, members ...*half) {
 	}
 }
 
-// A member that the others do not hear is found out by the first call that it leaves
-// without an answer, and gets no more; nobody is found out again and again.
+// A member that the others do not hear is found out by the first call that it
+// leaves without an answer, and gets no more; nobody is found out again and
+// again.
 func TestUnheardMemberIsLeftOut(t *testing.T) {
 	t.Parallel()
 	m := halves(t, shared.endpoint(), 3, nil)
@@ -259,8 +261,8 @@ func TestUnheardMemberIsLeftOut(t *testing.T) {
 		t.Errorf("it was called: %v", calls)
 	}
 
-	// It answers again: when its time is over the next call has it asked, and it comes
-	// back without a new client.
+	// It answers again: when its time is over the next call has it asked, and
+	// it comes back without a new client.
 	m[1].setDeaf(false)
 	readEight(t, s)
 	using(t, s, m[0], m[2])

@@ -26,10 +26,11 @@
 //
 // # Failure
 //
-// Every call has a time limit of its own ([Config.Timeout], and [Config.DialTimeout]
-// where a connection is made first), and ends with its context. Errors wrap one of
-// the Err values of this package where a caller can do something about it, and
-// their text says what. When etcd does not answer a write, the write may have
-// been carried out: Publish finds out by itself, a Membership takes over what
-// its own lease wrote, and a controller reads a new View.
+// Every call has a time limit of its own ([Config.Timeout], and
+// [Config.DialTimeout] where a connection is made first), and ends with its
+// context. Errors wrap one of the Err values of this package where a caller can
+// do something about it, and their text says what. When etcd does not answer a
+// write, the write may have been carried out: Publish finds out by itself, a
+// Membership takes over what its own lease wrote, and a controller reads a new
+// View.
 package store

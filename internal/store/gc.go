@@ -59,9 +59,9 @@ type Collected struct {
 // gcTTL is how long the lock of a gc that died stands in the way.
 const gcTTL = 30 * time.Second
 
-// GC deletes what nothing needs: revisions with their snapshots, ended
-// rollouts and audit entries beyond the policy. It never deletes what a group,
-// prepare, intent, rollout, pin, the fleet or an instance's report names, nor what a
+// GC deletes what nothing needs: revisions with their snapshots, ended rollouts
+// and audit entries beyond the policy. It never deletes what a group, prepare,
+// intent, rollout, pin, the fleet or an instance's report names, nor what a
 // publisher found in place: that one publishes again, see Publish.
 //
 // It fails with ErrBusy when another gc runs, and with ErrCorrupt, having

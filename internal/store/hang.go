@@ -18,20 +18,22 @@ import (
 )
 
 const (
-	// patience is how long a call waits before all endpoints are greeted, and greeting
-	// how long that takes. Together they are what a member that hangs costs; by its
-	// keepalives etcd's client notices one after 13 s, and cannot be told to do so within
+	// patience is how long a call waits before all endpoints are greeted, and
+	// greeting how long that takes. Together they are what a member that hangs
+	// costs; by its keepalives etcd's client notices one after 13 s, and cannot
+	// be told to do so within
 	// 10. One that takes what it is sent and cannot pass it on is never noticed so.
 	patience = 1500 * time.Millisecond
 	greeting = time.Second
 
-	// absence is the least time for which an endpoint that was found silent is left
-	// out, up to half as much again. To come back costs nothing; to be found once more
-	// costs a new client, which has to prove who it is.
+	// absence is the least time for which an endpoint that was found silent is
+	// left out, up to half as much again. To come back costs nothing; to be
+	// found once more costs a new client, which has to prove who it is.
 	absence = 30 * time.Second
 
-	// greetAgain is the most time between two greetings that found nothing out. Thousands
-	// of instances that wait for an etcd with too much to do must not add to it.
+	// greetAgain is the most time between two greetings that found nothing out.
+	// Thousands of instances that wait for an etcd with too much to do must not
+	// add to it.
 	greetAgain = 8 * time.Second
 )
 
@@ -54,11 +56,12 @@ type greetings struct {
 	failed int           // so many in a row did not find out who is silent
 }
 
-// guard watches over one call, or over the making of a client. A member that hangs, or
-// that the others do not hear, keeps its connections open, so that a third of all calls
-// are still sent to it. After patience all endpoints are greeted, which replaces the
-// client if one of its own is found out. found may be nil; it is called after
-// a greeting that left one of these endpoints out. The function returned ends the guard.
+// guard watches over one call, or over the making of a client. A member that
+// hangs, or that the others do not hear, keeps its connections open, so that a
+// third of all calls are still sent to it. After patience all endpoints are
+// greeted, which replaces the client if one of its own is found out. found may
+// be nil; it is called after a greeting that left one of these endpoints out.
+// The function returned ends the guard.
 func (s *Store) guard(ctx context.Context, endpoints []string, found func()) (end func()) {
 	if len(s.cfg.Endpoints) < 2 {
 		return func() {}
@@ -87,7 +90,8 @@ func (s *Store) guard(ctx context.Context, endpoints []string, found func()) (en
 }
 
 // greetedSince waits for the end of a greeting that began after since: what an
-// older one found says nothing of a call made later. It returns false when ctx ends.
+// older one found says nothing of a call made later. It returns false when ctx
+// ends.
 func (s *Store) greetedSince(ctx context.Context, since time.Time) bool {
 	for ctx.Err() == nil {
 		s.mu.Lock()
@@ -127,7 +131,8 @@ func (s *Store) suspect() {
 }
 
 // passing asks those again that were left out, when it is time to, or at once
-// when those that are not left out have failed a call. It does not wait for the answers.
+// when those that are not left out have failed a call. It does not wait for the
+// answers.
 func (s *Store) passing(failed bool) {
 	s.mu.Lock()
 	due := len(s.hung) > 0 && failed
@@ -141,8 +146,8 @@ func (s *Store) passing(failed bool) {
 }
 
 // greet begins a greeting and returns what is closed when it has ended. It is
-// called with mu held, when none is under way and the store is not closed; Close waits
-// for it.
+// called with mu held, when none is under way and the store is not closed;
+// Close waits for it.
 func (s *Store) greet() chan struct{} {
 	done, began := make(chan struct{}), time.Now()
 	s.greets.done = done
@@ -166,10 +171,10 @@ func (s *Store) greetAll() []greeted {
 	return found
 }
 
-// greetOne asks one endpoint for a read that it can answer only together with the others:
-// one that hears them and is not heard takes connections, and knows a leader.
-// It shows no password: etcd says that it wants a user only after it has agreed
-// with the others, and to look a password up would cost it dearly.
+// greetOne asks one endpoint for a read that it can answer only together with
+// the others: one that hears them and is not heard takes connections, and knows
+// a leader. It shows no password: etcd says that it wants a user only after it
+// has agreed with the others, and to look a password up would cost it dearly.
 func (s *Store) greetOne(ctx context.Context, endpoint string) greeted {
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: []string{endpoint}, TLS: s.tlsConfig(), Logger: zap.NewNop(),
@@ -207,9 +212,9 @@ func (s *Store) greetOne(ctx context.Context, endpoint string) greeted {
 }
 
 // judge takes what a greeting found: who is left out, and who no longer is. One
-// that takes no connection is left out if another does; one that does not answer a read, if
-// another answered soon: while a leader is elected nobody answers, and then not all
-// at once. So never all are left out.
+// that takes no connection is left out if another does; one that does not
+// answer a read, if another answered soon: while a leader is elected nobody
+// answers, and then not all at once. So never all are left out.
 func (s *Store) judge(began time.Time, found []greeted) {
 	s.mu.Lock()
 	g := &s.greets

@@ -79,8 +79,9 @@ func decodeFormat(key string, b []byte) (Format, error) {
 }
 
 // decodeFleet decodes the record of the fleet that format names; kv is nil when
-// it is absent. One that does not name that fleet was written by nobody who had read
-// the right one: what it leaves out, settings and a target, would be lost for good.
+// it is absent. One that does not name that fleet was written by nobody who had
+// read the right one: what it leaves out, settings and a target, would be lost
+// for good.
 func (s *Store) decodeFleet(kv *mvccpb.KeyValue, id string) (f rollout.Fleet, err error) {
 	switch {
 	case kv == nil:

@@ -101,9 +101,9 @@ func (l *lease) follow(ctx context.Context, renewed *time.Time) bool {
 			if len(renewals) > 0 {
 				break // this process was late, not etcd
 			}
-			// Either the connection is dead, or one renewal was lost: the second
-			// time nobody waits any longer. Or the member is not heard by the others: a new
-			// client must not come to it again.
+			// Either the connection is dead, or one renewal was lost: the
+			// second time nobody waits any longer. Or the member is not heard
+			// by the others: a new client must not come to it again.
 			l.s.suspect()
 			asked := l.ask(ctx, renewed)
 			if !asked || silent {

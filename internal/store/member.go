@@ -21,9 +21,10 @@ import (
 const maxWhy = 2000
 
 // A Membership is an instance's own keys: instances/<instance>,
-// ready/<group>/<instance>, reports/<instance> and measures/<instance>, all under one lease. When
-// it is lost the instance counts as not ready and has to Join again; what it
-// serves is not touched by that. It is safe for concurrent use.
+// ready/<group>/<instance>, reports/<instance> and measures/<instance>, all
+// under one lease. When it is lost the instance counts as not ready and has to
+// Join again; what it serves is not touched by that. It is safe for concurrent
+// use.
 type Membership struct {
 	s     *Store
 	who   rollout.Instance
@@ -159,10 +160,10 @@ func (m *Membership) Lost() <-chan struct{} { return m.lost }
 
 func (m *Membership) lose() { m.once.Do(func() { close(m.lost) }) }
 
-// Admit registers the instance as holding nonce, but for what it lacks of it, if neither the group's
-// assignment nor its prepare changed since st was read. It fails with ErrStale
-// when one did: look at the new state, build that, and try again; and with
-// ErrLostMembership.
+// Admit registers the instance as holding nonce, but for what it lacks of it,
+// if neither the group's assignment nor its prepare changed since st was read.
+// It fails with ErrStale when one did: look at the new state, build that, and
+// try again; and with ErrLostMembership.
 func (m *Membership) Admit(ctx context.Context, st GroupState, nonce rollout.Nonce, lacks ...version.Digest) error {
 	r := rollout.Ready{Instance: m.who.Instance, Group: m.who.Group, Nonce: nonce, Lacks: lacks}
 	return m.write(ctx, fmt.Sprintf("admit %s to group %s", m.who.Instance, m.who.Group), r,
@@ -263,8 +264,8 @@ func (m *Membership) Report(ctx context.Context, r rollout.Report) error {
 }
 
 // Measure says what the instance counted; Instance, Group and Boot are filled
-// in. The newest stands until the membership ends. It fails with ErrTooLarge above 256 KiB, having
-// written nothing, and with ErrLostMembership.
+// in. The newest stands until the membership ends. It fails with ErrTooLarge
+// above 256 KiB, having written nothing, and with ErrLostMembership.
 func (m *Membership) Measure(ctx context.Context, r rollout.Measure) error {
 	what := "measure of " + m.who.Instance
 	r.Instance, r.Group, r.Boot = m.who.Instance, m.who.Group, m.who.Boot

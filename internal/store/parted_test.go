@@ -13,8 +13,8 @@ import (
 )
 
 // A parted member of etcd is reached by clients and by no other member. Once it
-// has noticed, it refuses who asks for a leader, before it does anything, and answers
-// nothing to all others.
+// has noticed, it refuses who asks for a leader, before it does anything, and
+// answers nothing to all others.
 type parted struct {
 	path  string
 	knows atomic.Int64 // so many calls come before it has noticed, and have no answer

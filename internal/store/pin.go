@@ -29,8 +29,8 @@ func (s *Store) Pins(ctx context.Context) ([]Pin, error) {
 }
 
 // Pin keeps revision n, with an audit entry, until Unpin; a pin that is there
-// is replaced. It fails with ErrNotFound when there is no such revision (any more), and with ErrBusy when
-// gc does not end before ctx.
+// is replaced. It fails with ErrNotFound when there is no such revision (any
+// more), and with ErrBusy when gc does not end before ctx.
 func (s *Store) Pin(ctx context.Context, n int64, why, by string) error {
 	what := fmt.Sprintf("pin revision %d", n)
 	for {

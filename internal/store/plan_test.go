@@ -304,7 +304,7 @@ func TestEvidenceIsBounded(t *testing.T) {
 		for _, f := range got.Findings[:4] {
 			first = append(first, f.Route)
 		}
-		if d := cmp.Diff([]string{"bad", "tried", "unsure", "m/0"}, first); d != "" || len(got.Findings) != maxFindings {
+		if d := cmp.Diff([]string{"bad", "unsure", "tried", "m/0"}, first); d != "" || len(got.Findings) != analysis.MaxFindings {
 			t.Errorf("%d findings: %s", len(got.Findings), d)
 		}
 		if got.Findings[0].Effect != math.MaxFloat64 {

@@ -16,8 +16,9 @@ import (
 // that failed.
 const probeTime = 500 * time.Millisecond
 
-// probeAgain is how long what was found is said again. Thousands of instances whose
-// calls fail because etcd has too much to do must not connect to it once more for each.
+// probeAgain is how long what was found is said again. Thousands of instances
+// whose calls fail because etcd has too much to do must not connect to it once
+// more for each.
 const probeAgain = 2 * time.Second
 
 // A probed is what was found last.
@@ -28,7 +29,8 @@ type probed struct {
 }
 
 // probe says for each endpoint what stands in the way of reaching it: etcd's
-// client tells only that the time was over. One asks for all whose calls fail meanwhile.
+// client tells only that the time was over. One asks for all whose calls fail
+// meanwhile.
 func (s *Store) probe(ctx context.Context) string {
 	p := &s.probed
 	p.mu.Lock()

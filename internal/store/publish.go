@@ -82,8 +82,8 @@ func (s *Store) Publish(ctx context.Context, req PublishRequest) (Published, err
 }
 
 // WouldPublish says what Publish would record now, and fails as Publish would
-// before its first write. It writes nothing, needs only to read, and waits for no gc. The
-// number may go to another publish that comes first.
+// before its first write. It writes nothing, needs only to read, and waits for
+// no gc. The number may go to another publish that comes first.
 func (s *Store) WouldPublish(ctx context.Context, req PublishRequest) (Published, error) {
 	p, err := s.publication(req)
 	if err != nil {
@@ -199,7 +199,8 @@ func (s *Store) awaitGC(ctx context.Context, what string) (int64, error) {
 const gcPatience = time.Minute
 
 // awaitUnlocked looks until no gc has its lock, which look returns, or it
-// fails. A lock without a lease is nobody's: no gc wrote it, and it would never end.
+// fails. A lock without a lease is nobody's: no gc wrote it, and it would never
+// end.
 func awaitUnlocked(ctx context.Context, what string, look func(context.Context) (*mvccpb.KeyValue, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, gcPatience)
 	defer cancel()

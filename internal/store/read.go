@@ -28,8 +28,8 @@ func (s *Store) Head(ctx context.Context) (int64, error) {
 }
 
 // What a number may be: no fleet counts to mostCount, and no record is believed
-// that is more than mostAhead in front of what others say. A number at the end of its
-// range could not be counted on from.
+// that is more than mostAhead in front of what others say. A number at the end
+// of its range could not be counted on from.
 const mostCount, mostAhead = 1 << 53, 1 << 32
 
 // believable is the highest number that is believed where known is known.

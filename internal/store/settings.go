@@ -22,8 +22,8 @@ const maxStrategies = 100
 
 // SetSettings changes the fleet's settings, in one transaction with the audit
 // entry. edit may be called again when somebody else wrote meanwhile; when it
-// fails, or changes nothing, nothing is written. A strategy that the settings name must
-// exist, else it fails with ErrNotFound.
+// fails, or changes nothing, nothing is written. A strategy that the settings
+// name must exist, else it fails with ErrNotFound.
 func (s *Store) SetSettings(ctx context.Context, by string, edit func(*rollout.Settings) error) error {
 	const what = "change settings"
 	for {
@@ -84,7 +84,7 @@ func boundSettings(x *rollout.Settings) (wrong []error) {
 		x.Lead = 0
 	}
 	if x.HistoryLimit < 0 {
-		wrong = append(wrong, fmt.Errorf("historyLimit is %d: want at least 0, which keeps all", x.HistoryLimit))
+		wrong = append(wrong, fmt.Errorf("historyLimit is %d: want at least 0, with which nothing is removed by itself", x.HistoryLimit))
 		x.HistoryLimit = 0
 	}
 	if _, err := x.MaxUnready.Of(1); err != nil {
@@ -183,8 +183,8 @@ func (s *Store) PutStrategy(ctx context.Context, st rollout.Strategy, by string)
 }
 
 // DeleteStrategy deletes one of the fleet's own strategies, with an audit
-// entry. Rollouts under way have their own copy. It fails with ErrNotFound, and with ErrConflict while the
-// settings name it.
+// entry. Rollouts under way have their own copy. It fails with ErrNotFound, and
+// with ErrConflict while the settings name it.
 func (s *Store) DeleteStrategy(ctx context.Context, name, by string) error {
 	what := fmt.Sprintf("delete strategy %.80q", name)
 	if _, builtin := rollout.Builtin(name); builtin {

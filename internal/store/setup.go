@@ -283,7 +283,8 @@ func (s *Store) carryOut(ctx context.Context, step AccessStep, o Setup) error {
 
 // enableAccess turns access control on. Until root was seen to get in there is
 // a second one with a random password, which turns it off again if root does
-// not; a root that was made for it goes, too, so that the next try is like the first.
+// not; a root that was made for it goes, too, so that the next try is like the
+// first.
 func (s *Store) enableAccess(ctx context.Context, o Setup, madeRoot bool) error {
 	const what = "turn access control on"
 	name, password := setupUser+randomHex(4), randomHex(16)

@@ -381,8 +381,8 @@ func TestEnableNeverLocksOut(t *testing.T) {
 	}
 }
 
-// TestEnableByWhoIsReadAgain: what the caller's credentials are read again from is not
-// root's, whose password is another.
+// TestEnableByWhoIsReadAgain: what the caller's credentials are read again from
+// is not root's, whose password is another.
 func TestEnableByWhoIsReadAgain(t *testing.T) {
 	e := secure(t, false)
 	c, err := e.ca.Issue(CertificateRequest{Name: "y", Days: 1})

@@ -11,10 +11,10 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// A binding says of which group an instance's name is: bound/<instance> is the group's
-// name. Instances may not write it, so that one whose credential was stolen cannot speak for
-// another group: what it writes under its own keys only claims a group. A name without one
-// is of the group it claims.
+// A binding says of which group an instance's name is: bound/<instance> is the
+// group's name. Instances may not write it, so that one whose credential was
+// stolen cannot speak for another group: what it writes under its own keys only
+// claims a group. A name without one is of the group it claims.
 type binding struct{ instance, group string }
 
 // ErrBound: an instance's name is of another group than it says.
@@ -42,8 +42,9 @@ func (r *viewReader) bindings(kvs []*mvccpb.KeyValue) {
 	}
 }
 
-// checkBound fails with ErrBound if the instance's name is of another group. An instance
-// whose role is older than bindings may not read that, and then others tell.
+// checkBound fails with ErrBound if the instance's name is of another group. An
+// instance whose role is older than bindings may not read that, and then others
+// tell.
 func (m *Membership) checkBound(ctx context.Context, what string) error {
 	resp, err := m.s.get(ctx, what, m.s.key(dirBound+m.who.Instance))
 	if errors.Is(err, ErrDenied) {

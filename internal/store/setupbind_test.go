@@ -11,8 +11,8 @@ import (
 	"routerd.dev/internal/rollout"
 )
 
-// TestStolenNameStaysInItsGroup: whoever has an instance's credential cannot speak for
-// another group, in any of the keys that he may write.
+// TestStolenNameStaysInItsGroup: whoever has an instance's credential cannot
+// speak for another group, in any of the keys that he may write.
 func TestStolenNameStaysInItsGroup(t *testing.T) {
 	e := secure(t, true)
 	as := setUp(t, e)
@@ -93,8 +93,8 @@ func TestStolenNameStaysInItsGroup(t *testing.T) {
 	}
 }
 
-// TestJoinsOnlyItsGroup: an instance that is started with another group than its name's
-// is told both, and leaves nothing.
+// TestJoinsOnlyItsGroup: an instance that is started with another group than
+// its name's is told both, and leaves nothing.
 func TestJoinsOnlyItsGroup(t *testing.T) {
 	s := fleet(t)
 	bind := func(v string) {

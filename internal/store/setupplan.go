@@ -63,8 +63,9 @@ func (s AccessStep) String() string {
 	return strings.Join(words, " ")
 }
 
-// Etcdctl is the command of etcd's own tool that does the same. Where a password is set,
-// it is read from a file with the user's name in the folder passwords; etcdctl asks for that of root.
+// Etcdctl is the command of etcd's own tool that does the same. Where a
+// password is set, it is read from a file with the user's name in the folder
+// passwords; etcdctl asks for that of root.
 func (s AccessStep) Etcdctl(passwords string) string {
 	words := append([]string{"etcdctl"}, strings.Fields(s.Do)...)
 	for _, w := range []string{s.User, s.Role} {
@@ -113,8 +114,8 @@ func quote(word string) string {
 }
 
 // plan finds what makes etcd's users and roles what is asked for. What is
-// needed is given before anything is taken away, so that nobody who works is stopped
-// in between.
+// needed is given before anything is taken away, so that nobody who works is
+// stopped in between.
 func (o Setup) plan(prefix string, st AccessState) []AccessStep {
 	p := planner{prefix: prefix, o: o, st: st}
 	p.mark()
@@ -204,8 +205,8 @@ func groupOf(prefix, name string, have []Grant) string {
 	return ""
 }
 
-// differ returns what of want is not in have, and what of have nobody wants. A grant of another kind for the
-// same keys is replaced by giving the right one.
+// differ returns what of want is not in have, and what of have nobody wants. A
+// grant of another kind for the same keys is replaced by giving the right one.
 func differ(have, want []Grant) (missing, extra []Grant) {
 	for _, w := range want {
 		if !slices.Contains(have, w) {
@@ -253,8 +254,8 @@ func (p *planner) users() {
 	}
 }
 
-// outdated tells whether a role, if it is not asked for, is to go: it is the fleet's, or one
-// of a former documentation.
+// outdated tells whether a role, if it is not asked for, is to go: it is the
+// fleet's, or one of a former documentation.
 func (p *planner) outdated(role string) bool {
 	return ours(p.prefix, role) ||
 		slices.Contains(former, role) && slices.ContainsFunc(p.st.Roles[role], func(g Grant) bool { return g.overlaps(p.prefix) })

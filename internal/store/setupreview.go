@@ -22,8 +22,8 @@ type ReviewedUser struct {
 	Wrong []string `json:"wrong,omitempty"`
 }
 
-// A ReviewedRole is one role that has to do with the fleet. Its grants are all of them, those
-// elsewhere, too.
+// A ReviewedRole is one role that has to do with the fleet. Its grants are all
+// of them, those elsewhere, too.
 type ReviewedRole struct {
 	Name   string   `json:"name"`
 	Grants []Grant  `json:"grants"`

@@ -8,8 +8,9 @@ import (
 	"strings"
 )
 
-// roleRevoked and a name is an empty role: the mark of who was revoked. It is a role and no
-// key, so that neither an operator nor who deletes all of a fleet's keys takes it away.
+// roleRevoked and a name is an empty role: the mark of who was revoked. It is a
+// role and no key, so that neither an operator nor who deletes all of a fleet's
+// keys takes it away.
 const roleRevoked = "revoked:"
 
 // Revoked are the names that were revoked in the fleet under prefix and not

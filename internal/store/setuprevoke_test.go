@@ -10,9 +10,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// TestRevokedStaysRevoked: the same setup again, as by a container that starts, lets no
-// stolen certificate in; the others are set up as ever, and a killed revocation is
-// brought to its end.
+// TestRevokedStaysRevoked: the same setup again, as by a container that starts,
+// lets no stolen certificate in; the others are set up as ever, and a killed
+// revocation is brought to its end.
 func TestRevokedStaysRevoked(t *testing.T) {
 	e := secure(t, true)
 	as := setUp(t, e)
@@ -93,8 +93,8 @@ func TestRevokedStaysRevoked(t *testing.T) {
 	}
 }
 
-// TestNoRolesForAllFleets: a prefix that every key is under is refused before anything
-// is asked of etcd.
+// TestNoRolesForAllFleets: a prefix that every key is under is refused before
+// anything is asked of etcd.
 func TestNoRolesForAllFleets(t *testing.T) {
 	s := openAt(t, Config{Endpoints: []string{"127.0.0.1:1"}, Prefix: "/"})
 	if _, err := s.SetUpAccess(t.Context(), Setup{Access: everybody}); err == nil || !strings.Contains(err.Error(), "one of the fleet's own") {

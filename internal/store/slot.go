@@ -21,10 +21,11 @@ var ErrFloor = errors.New("as many instances are out of traffic as may be")
 const stepTries = 5
 
 // StepOut says that the instance, which cannot serve what is committed under
-// nonce, takes no traffic until it can. The fleet's settings say how many of a group
-// may be out at once, those counted whom a controller told to go; of several that
-// step out in one moment no more get through. It fails with ErrFloor when that many
-// are out, with ErrStale when the group is too busy to tell, and with ErrLostMembership.
+// nonce, takes no traffic until it can. The fleet's settings say how many of a
+// group may be out at once, those counted whom a controller told to go; of
+// several that step out in one moment no more get through. It fails with
+// ErrFloor when that many are out, with ErrStale when the group is too busy to
+// tell, and with ErrLostMembership.
 func (m *Membership) StepOut(ctx context.Context, nonce rollout.Nonce) error {
 	what := fmt.Sprintf("step out of traffic as %s", m.who.Instance)
 	r := rollout.Ready{Instance: m.who.Instance, Group: m.who.Group, Nonce: nonce, Evicted: true}

@@ -111,8 +111,8 @@ func (s *Store) Close() error {
 
 var errClosed = errors.New("the store is closed")
 
-// A dialing is one try to make a client. With a user it takes as long as etcd needs to
-// authenticate; who wants the client waits no longer than it cares to.
+// A dialing is one try to make a client. With a user it takes as long as etcd
+// needs to authenticate; who wants the client waits no longer than it cares to.
 type dialing struct {
 	done   chan struct{}
 	client *clientv3.Client
@@ -144,8 +144,8 @@ func (s *Store) etcd(ctx context.Context) (*clientv3.Client, error) {
 	}
 }
 
-// connect makes the client that d is for, and goes on when nobody waits for it any more:
-// the next call needs it. Close waits for it.
+// connect makes the client that d is for, and goes on when nobody waits for it
+// any more: the next call needs it. Close waits for it.
 func (s *Store) connect(d *dialing) {
 	defer close(d.done)
 	d.client, d.err = s.dial()
@@ -230,8 +230,9 @@ func (s *Store) callFor(ctx context.Context, limit time.Duration, what, key stri
 	end := s.guard(ctx2, c.Endpoints(), nil)
 	for {
 		err = f(clientv3.WithRequireLeader(ctx2), c)
-		// A member parted from the others, but not from here, says that it knows no
-		// leader before it does anything: whatever was asked can be asked of the next one.
+		// A member parted from the others, but not from here, says that it
+		// knows no leader before it does anything: whatever was asked can be
+		// asked of the next one.
 		if !errors.Is(err, rpctypes.ErrNoLeader) || pause(ctx2, 50*time.Millisecond) != nil {
 			break
 		}
@@ -250,7 +251,8 @@ func (s *Store) callFor(ctx context.Context, limit time.Duration, what, key stri
 // while etcd is without a leader, which it says at once.
 func (s *Store) read(ctx context.Context, what, key string, f func(context.Context, *clientv3.Client) error) error {
 	// A member that was parted from the others a moment ago takes a read and
-	// never answers it: the first try leaves time for a second, likely of whoever is next.
+	// never answers it: the first try leaves time for a second, likely of
+	// whoever is next.
 	again, limit := false, s.firstTry()
 	for end := time.Now().Add(s.cfg.Timeout); ; limit = s.cfg.Timeout {
 		c, err := s.etcd(ctx)

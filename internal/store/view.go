@@ -102,8 +102,8 @@ type viewDir struct {
 	take func([]*mvccpb.KeyValue)
 }
 
-// dirs are in the order in which they are taken: some leave out what those before them
-// say is not to be believed.
+// dirs are in the order in which they are taken: some leave out what those
+// before them say is not to be believed.
 func (r *viewReader) dirs() []viewDir {
 	return []viewDir{
 		{dirBound, r.bindings},
@@ -261,9 +261,10 @@ func (r *viewReader) reports(kvs []*mvccpb.KeyValue) {
 }
 
 // credible tells whether a fleet can have counted as far as an instance says,
-// where etcd knows so much: an etcd that was restored is behind, but not by more than
-// a fleet counts in a century. The fleet's own numbers exceed what is
-// believed: one false report must not bring them to where true ones are not believed any more.
+// where etcd knows so much: an etcd that was restored is behind, but not by
+// more than a fleet counts in a century. The fleet's own numbers exceed what is
+// believed: one false report must not bring them to where true ones are not
+// believed any more.
 func credible(r *rollout.Report, epoch, revision int64) bool {
 	return 0 <= r.HighestEpoch && r.HighestEpoch <= believable(epoch) && 0 <= r.HighestRevision && r.HighestRevision <= believable(revision)
 }

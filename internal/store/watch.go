@@ -133,10 +133,11 @@ func decodeOwn[T any](g *GroupState, kv *mvccpb.KeyValue, group func(*T) string)
 	return v
 }
 
-// WatchGroup tells fn what etcd says about a group: at once, at each change, when
-// it becomes stale or fresh again, and after each Reread, also that nothing changed. Calls come one after the other,
-// from this goroutine; states between two calls may be left out, the newest
-// never is. It returns ctx's error when ctx ends, and no other.
+// WatchGroup tells fn what etcd says about a group: at once, at each change,
+// when it becomes stale or fresh again, and after each Reread, also that
+// nothing changed. Calls come one after the other, from this goroutine; states
+// between two calls may be left out, the newest never is. It returns ctx's
+// error when ctx ends, and no other.
 func (s *Store) WatchGroup(ctx context.Context, group string, o WatchOptions, fn func(GroupState)) error {
 	w := groupWatch{s: s, group: group, fn: fn}
 	return s.follow(ctx, o, w.watched(), &w)
@@ -217,9 +218,9 @@ type Wake struct {
 
 // Watch calls fn when a group, prepare, ready, instance, intent, checks or the
 // fleet changed, at least once per o.Reread in any case, and when etcd stops or
-// begins to answer. Changes close together are one call. Reports and measures wake nobody.
-// Calls come one after the other, from this goroutine, the first at once. It
-// returns ctx's error when ctx ends, and no other.
+// begins to answer. Changes close together are one call. Reports and measures
+// wake nobody. Calls come one after the other, from this goroutine, the first
+// at once. It returns ctx's error when ctx ends, and no other.
 func (s *Store) Watch(ctx context.Context, o WatchOptions, fn func(Wake)) error {
 	w := wakeWatch{s: s, fn: fn}
 	return s.follow(ctx, o, []watched{

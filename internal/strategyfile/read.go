@@ -28,8 +28,8 @@ type document struct {
 }
 
 // Read reads the strategies of one file, which is YAML or JSON; name is what
-// problems call it. It returns every problem of every document, in their order, and the
-// strategies of those documents that have none.
+// problems call it. It returns every problem of every document, in their order,
+// and the strategies of those documents that have none.
 func Read(name string, data []byte) ([]rollout.Strategy, []Problem) {
 	docs, broken := yamlfile.Parse(name, data)
 	problems := []Problem(broken)

@@ -11,9 +11,10 @@
 // # Keys
 //
 // A key file has one key on each line, newest first, in base64, of at least 32
-// bytes; empty lines and those that begin with # are skipped. The first key signs,
-// each verifies. To rotate, add the new key as the second line on every instance, then
-// make it the first on every instance, and drop the old one once its tokens have expired.
+// bytes; empty lines and those that begin with # are skipped. The first key
+// signs, each verifies. To rotate, add the new key as the second line on every
+// instance, then make it the first on every instance, and drop the old one once
+// its tokens have expired.
 //
 // # Invariants
 //
@@ -30,6 +31,7 @@
 //
 // # Failure
 //
-// Load refuses a file that others can read or write, and what is not keys. Later,
-// such a file, or none, changes nothing: the keys before stay in use, and Err says why.
+// Load refuses a file that others can read or write, and what is not keys.
+// Later, such a file, or none, changes nothing: the keys before stay in use,
+// and Err says why.
 package token

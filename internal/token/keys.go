@@ -171,8 +171,8 @@ type ring struct {
 }
 
 // verified is a token that was verified. All clients of a group have the same
-// few, so that a small table spares nearly every request the cryptography. Comparing
-// with it gives nothing away: whoever asks is given these tokens.
+// few, so that a small table spares nearly every request the cryptography.
+// Comparing with it gives nothing away: whoever asks is given these tokens.
 type verified struct {
 	text   string
 	claims Claims

@@ -19,9 +19,10 @@ type Unmarshaler interface {
 
 // Decode puts a document into what v points to, and returns every problem with
 // it. Structs take maps, by the names in their json tags. Of their jsonschema
-// tags three rules are heeded: "required"; "minItems=1"; and "default=…", which refuses a
-// zero that is written out, since zero stands for the default. Besides what
-// encoding/json takes, a time.Duration is read from text such as 1m30s, a
+// tags three rules are heeded: "required"; "minItems=1"; and "default=…", which
+// refuses a zero that is written out, since zero stands for the default.
+// Besides what encoding/json takes, a time.Duration is read from text such as
+// 1m30s, a
 // *Node is the value as it stands, and Unmarshaler and encoding.TextUnmarshaler
 // are called. What a problem concerns is left zero; all else is set.
 func Decode(doc *Document, v any) Problems {

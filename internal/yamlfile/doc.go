@@ -9,10 +9,11 @@
 // # What is read
 //
 // Scalars follow the YAML 1.2 core schema: yes and 017 are what they look like,
-// not a bool and an octal. Text is never guessed from a number: version: 1.10 for a text
-// field is a problem that tells to quote it. Anchors, aliases and merge keys (<<) are read.
-// Refused are duplicate keys, unknown fields, keys that are not text, tags other
-// than those of the core schema, and an empty value where one is wanted.
+// not a bool and an octal. Text is never guessed from a number: version: 1.10
+// for a text field is a problem that tells to quote it. Anchors, aliases and
+// merge keys (<<) are read. Refused are duplicate keys, unknown fields, keys
+// that are not text, tags other than those of the core schema, and an empty
+// value where one is wanted.
 //
 // # Invariants
 //
@@ -24,6 +25,6 @@
 //
 // # Concurrency
 //
-// Nodes are immutable once parsed, and aliases share them; all functions may be called at
-// once.
+// Nodes are immutable once parsed, and aliases share them; all functions may be
+// called at once.
 package yamlfile

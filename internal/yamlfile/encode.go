@@ -20,9 +20,10 @@ type Marshaler interface {
 
 // Encode writes v as one YAML document that Parse and Decode read back as an
 // equal value. It writes what Decode reads; struct fields in their order, those
-// with omitempty or omitzero only when they are not zero, map keys sorted. Types
-// that write themselves are heeded: Marshaler, json.Marshaler, encoding.TextMarshaler. It
-// fails for text that is not UTF-8 and for types that documents do not have.
+// with omitempty or omitzero only when they are not zero, map keys sorted.
+// Types that write themselves are heeded: Marshaler, json.Marshaler,
+// encoding.TextMarshaler. It fails for text that is not UTF-8 and for types
+// that documents do not have.
 func Encode(v any) ([]byte, error) {
 	n, err := NodeOf(v)
 	if err != nil {
@@ -274,8 +275,9 @@ func lineText(n *Node) (string, bool) {
 	return flowText(n)
 }
 
-// flowText gives a value on one line within brackets: a scalar, or a short list or map of
-// scalars. The second result is false when n is better written as a block.
+// flowText gives a value on one line within brackets: a scalar, or a short list
+// or map of scalars. The second result is false when n is better written as a
+// block.
 func flowText(n *Node) (string, bool) {
 	var parts []string
 	switch n.Kind {

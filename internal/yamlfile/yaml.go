@@ -84,9 +84,9 @@ func (p *parser) syntax(err error) {
 }
 
 // bearable tells whether the library's parser can be let loose on tokens. It
-// recurses over nesting and over the keys of a block map, and takes time with the square
-// of the keys, of the empty values and of the documents. Nesting is counted
-// generously here, and exactly by node.
+// recurses over nesting and over the keys of a block map, and takes time with
+// the square of the keys, of the empty values and of the documents. Nesting is
+// counted generously here, and exactly by node.
 func (p *parser) bearable(tokens token.Tokens) bool {
 	const mostColumns, mostOpeners = 1024, 2 * MaxDepth
 	c := counter{keys: map[int]int{}}
