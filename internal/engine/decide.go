@@ -70,6 +70,10 @@ func (e *Engine) Decide(h *Head, d *Decision) {
 		d.Status, d.Fault = http.StatusBadRequest, errConnect
 		return
 	}
+	if e.nowhere(h, d) {
+		d.Status = http.StatusNotFound
+		return
+	}
 	if !d.readPath(h) {
 		d.Status = http.StatusBadRequest
 		return
@@ -122,7 +126,7 @@ func (e *Engine) quick(h *Head, d *Decision, bit methodSet) bool {
 	}
 	tr := &t.exact[n][0]
 	l := d.lookup.find(t, tr.name, h.Path)
-	d.asked, d.answer = tr, l
+	d.asked, d.answer, d.n = tr, l, n
 	if l == nil || !l.final {
 		return false
 	}
@@ -145,6 +149,47 @@ func (e *Engine) quick(h *Head, d *Decision, bit methodSet) bool {
 	d.entry, d.Route, d.Name = best, best.route, best.name
 	return true
 }
+
+// nowhere is the short way of a miss: quick looked into the only tree that could
+// have the path, in vain, and the path is canonical at a glance.
+func (e *Engine) nowhere(h *Head, d *Decision) bool {
+	t := d.tree
+	return d.asked != nil && d.answer == nil && len(t.exact[d.n]) == 1 && len(t.under) <= 1 && t.all == nil &&
+		len(e.suffix) == 0 && (e.anyHost == nil || e.anyHost == t) && isPlainPath(h.Path)
+}
+
+// isPlainPath tells whether a path that does not end in a slash is canonical at a
+// glance. There is no branch in the loop: a miss is a whole path of guesses.
+func isPlainPath(s string) bool {
+	if s[0] != '/' || s[len(s)-1] == '/' {
+		return false
+	}
+	var bad, before uint8
+	for i := range len(s) {
+		c := glances[s[i]]
+		bad |= c & (glanceOther | before&glanceSlash<<1)
+		before = c
+	}
+	return bad == 0
+}
+
+// What isPlainPath reads of an octet.
+const (
+	glanceSlash     = 1 << iota // begins a segment
+	glanceNotBehind             // not behind a slash; its bit follows that of the slash
+	glanceOther                 // wants a closer look
+)
+
+// glances is what is read of each octet. Nothing writes to it.
+var glances = func() (t [256]uint8) {
+	for c := range t {
+		if octets[c] == octetOther {
+			t[c] = glanceOther
+		}
+	}
+	t['/'], t['.'] = glanceSlash|glanceNotBehind, glanceNotBehind
+	return t
+}()
 
 // isPlain tells whether a segment is canonical at a glance. What Gin would
 // read as a wildcard counts as such only where special is set.

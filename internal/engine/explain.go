@@ -43,6 +43,7 @@ func (e *Engine) Explain(h *Head) Explanation {
 		x.Why = d.Fault.Error()
 		return x
 	}
+	d.readPath(h) // which Decide often need not
 	x.Path = d.path
 	if d.entry != nil {
 		x.Route = d.Name

@@ -202,7 +202,9 @@ func TestI7_MatchesReference(t *testing.T) {
 						if got := answerOf(e, &h, &d); !slices.Equal(got.params, want.params) || got.name != want.name || got.status != want.status || !slices.Equal(got.allow, want.allow) {
 							t.Fatalf("table %d: %s\n%+v\nengine    %+v\nreference %+v\n%+v", i, show(table), h, got, want, e.Explain(&h))
 						}
-						pairs.Add(1)
+						if pairs.Add(1)%16 == 0 {
+							checkExplained(t, e, &h, &d)
+						}
 						switch d.Status {
 						case 0:
 							matched.Add(1)
@@ -219,6 +221,25 @@ func TestI7_MatchesReference(t *testing.T) {
 	t.Logf("%d pairs of table and request agree: %d with a route, %d 405, %d 400", pairs.Load(), matched.Load(), notAllowed.Load(), refused.Load())
 	if !testing.Short() && pairs.Load() < 1_000_000 {
 		t.Errorf("only %d pairs", pairs.Load())
+	}
+}
+
+// checkExplained holds what Explain says of a request against what was decided.
+func checkExplained(t *testing.T, e *Engine, h *Head, d *Decision) {
+	t.Helper()
+	x := e.Explain(h)
+	var won []string
+	for _, c := range x.Considered {
+		if c.Verdict == "won" {
+			won = append(won, c.Route)
+		}
+	}
+	var want []string
+	if d.Status == 0 {
+		want = []string{d.Name}
+	}
+	if x.Route != d.Name || !slices.Equal(won, want) || (x.Path == "") != (d.Status == http.StatusBadRequest) {
+		t.Fatalf("%+v\ndecided %q, %d; explained %+v", *h, d.Name, d.Status, x)
 	}
 }
 
