@@ -16,7 +16,8 @@ func newExportCmd(c *command) *cobra.Command {
 		Use:   "export [REVISION]",
 		Short: "Write a revision as route files",
 		Long: `Write a revision as route files that publish back to the same digest: to
-standard output, a document a module, or with --dir a file a module.
+standard output, a document a module, or with --dir a file a module into a
+folder that exists. No link in it is followed that leads out of it.
 -o json writes JSON, which holds one module: name it, or use --dir.`,
 		Example: `  routectl export > all.yaml
   routectl export 41 --dir routes/`,

@@ -180,7 +180,7 @@ func checkPlan(v *rollout.View, i *rollout.Intent) error {
 			continue
 		}
 		return fail(ExitConflict, fmt.Errorf("rollout %s moves the same groups to revision %d by strategy %s: %s", r.ID, r.To.Number, r.Plan.Name, cmp.Or(placeText(&r), string(r.Phase))),
-			"routectl rollout status shows it; --supersede ends it for this one, routectl rollout abort takes it back")
+			"routectl rollout status shows it; routectl rollout promote has it go on, --supersede ends it for this one, routectl rollout abort takes it back")
 	}
 	return nil
 }

@@ -224,7 +224,7 @@ func (d *draft) busy(r *Rollout) string {
 		case o.Phase == PhaseReturning:
 			return fmt.Sprintf("rollout %s is on its way back: try again when that is over", o.ID)
 		case !r.Supersede:
-			return fmt.Sprintf("rollout %s moves %s: wait for it, abort it, or supersede it by --supersede", o.ID, join(d.scope(&o), ", "))
+			return fmt.Sprintf("rollout %s moves %s: wait for it, promote it, abort it, or supersede it by --supersede", o.ID, join(d.scope(&o), ", "))
 		case d.ending(&o):
 			return fmt.Sprintf("rollout %s, which it would supersede, is to be aborted", o.ID)
 		}

@@ -13,8 +13,8 @@ const (
 	// For so long a pause looks at its data as often as an analysis does, then
 	// less often: instances count less often then, too, and a pause may last
 	// for days.
-	pauseFresh = 10 * time.Minute
-	pauseEvery = 5 * time.Second
+	waitFresh = 10 * time.Minute
+	waitLater = 5 * time.Second
 )
 
 // pause waits for its time, or for an approval. What serves meanwhile is judged.
@@ -23,18 +23,18 @@ func (d *draft) pause(r *Rollout, ms []move, s *PauseStep) {
 		d.goOn(r)
 		return
 	}
-	if d.alarmed(r, ms, s) {
-		return
-	}
 	until := r.Cursor.Since.Add(time.Duration(s.For))
 	if r.reverting() {
 		until = d.revertAt(r)
 	}
-	switch over := s.For > 0 && !d.now.Before(until); {
-	case s.Approval && (r.Cursor.Approved || r.reverting() && r.Cursor.Confirmed):
-		d.goOn(r)
-	case over && s.Approval && s.Otherwise != OtherwiseContinue:
+	over := s.For > 0 && !d.now.Before(until)
+	approved := s.Approval && (r.Cursor.Approved || r.reverting() && r.Cursor.Confirmed)
+	switch {
+	case over && s.Approval && !approved && s.Otherwise != OtherwiseContinue: // also what fails and must not go back for that
 		d.turnBack(r, controllerName, fmt.Sprintf("nobody approved it within %v", time.Duration(s.For)))
+	case d.alarmed(r, ms, s):
+	case approved:
+		d.goOn(r)
 	case over:
 		d.goOn(r)
 	case s.Approval:
@@ -59,13 +59,10 @@ func (d *draft) alarmed(r *Rollout, ms []move, s *PauseStep) bool {
 	if len(of.Groups) == 0 {
 		return false // Nothing serves that could be compared.
 	}
-	every := watchEvery
-	if d.now.Sub(r.Cursor.Since) >= pauseFresh {
-		every = pauseEvery
-	}
+	every := d.waitEvery(r)
 	d.look(d.now.Add(every))
 	result := judge(r.JudgedBy(), of)
-	d.evidence(r, result, max(2*every, evidenceEvery)) // Why it pauses stays to be read.
+	d.evidence(r, result, every) // Why it pauses stays to be read.
 	if result.Verdict != analysis.Fail {
 		return false
 	}
@@ -75,6 +72,15 @@ func (d *draft) alarmed(r *Rollout, ms []move, s *PauseStep) bool {
 	}
 	d.fail(r, failed+bare(result))
 	return true
+}
+
+// waitEvery is how often data is looked at while nothing but data, a person or
+// time can end the present step.
+func (d *draft) waitEvery(r *Rollout) time.Duration {
+	if d.now.Sub(r.Cursor.Since) >= waitFresh {
+		return waitLater
+	}
+	return watchEvery
 }
 
 // judges tells that s compares what a commit before it brought.
@@ -161,11 +167,11 @@ func (d *draft) unconfirmed(r *Rollout) bool {
 // commit; zero before that.
 func (d *draft) revertAt(r *Rollout) time.Time {
 	last := len(r.Plan.Waves) - 1
-	if r.Revert == 0 || r.Cursor.Wave < last {
+	if r.Revert == 0 || r.Cursor.Wave != last {
 		return time.Time{}
 	}
 	i := slices.IndexFunc(r.wave().Steps, func(s PlanStep) bool { return s.Commit != nil })
-	if r.Cursor.Wave > last || r.Cursor.Step <= i {
+	if r.Cursor.Step <= i {
 		return time.Time{}
 	}
 	var at time.Time

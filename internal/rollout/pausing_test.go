@@ -202,3 +202,40 @@ func TestJudgedBy(t *testing.T) {
 		t.Errorf("a rollout without a plan judges by %+v", got)
 	}
 }
+
+// TestWhatNobodyApprovedInTime goes back, also where it fails and must not go back
+// for that.
+func TestWhatNobodyApprovedInTime(t *testing.T) {
+	v := sharing(t, PlanStep{Pause: &PauseStep{Approval: true, For: Duration(time.Hour)}}, func(v *View, r *Rollout) {
+		failing(v)
+		r.Plan.ManualRollback, r.Alive = true, epoch0.Add(2*time.Hour)
+	})
+	c, _ := Step(v, epoch0.Add(time.Minute))
+	if r := only(t, c); r.Phase != PhaseRunning || r.Hold == nil {
+		t.Errorf("in time: %s, %+v", r.Phase, r.Hold)
+	}
+	c, _ = Step(v, epoch0.Add(time.Hour))
+	if r := only(t, c); r.Phase != PhaseReturning || !strings.Contains(r.Why, "nobody approved it within 1h") {
+		t.Errorf("too late: %s: %s", r.Phase, r.Why)
+	}
+}
+
+// TestIdleBakesAreQuiet: a bake that waits for somebody to ask is looked at less
+// often after a while.
+func TestIdleBakesAreQuiet(t *testing.T) {
+	for after, want := range map[time.Duration]time.Duration{6 * time.Minute: watchEvery, time.Hour: waitLater} {
+		v := sharing(t, PlanStep{Bake: &BakeStep{For: Duration(5 * time.Minute)}}, func(v *View, r *Rollout) {
+			committed(v, r)
+			r.Alive = epoch0.Add(2 * time.Hour)
+		})
+		now := epoch0.Add(after)
+		c, next := Step(v, now)
+		if r := only(t, c); r.Hold == nil || !strings.Contains(r.Hold.Why, "nobody asked") {
+			t.Errorf("after %v: %+v", after, r.Hold)
+		}
+		v.Rollouts[0] = only(t, c)
+		if c, again := Step(v, now.Add(want)); !c.IsZero() || next.Sub(now) > want || again.Sub(now) != 2*want {
+			t.Errorf("after %v: looked again after %v, then %v, and decided %s", after, next.Sub(now), again.Sub(now), dump(c))
+		}
+	}
+}

@@ -282,12 +282,15 @@ func (d *draft) commitReturn(r *Rollout) bool {
 		d.place(r, ms, override, func(m move, a *Assignment) { a.Stable, a.Back = m.to, popBack(m) })
 		d.audit(r, "commit", strings.TrimSuffix("back to "+goalsText(ms)+": "+override, ": "), groupsOf(ms), ms[0].to)
 	}
+	target := d.fleet.Target
 	for _, m := range ms {
 		ret.To[m.group] = m.to.Number
-		if d.passedBy(r, m) {
-			d.fleet.Target = m.to // Nobody is to compose on what is condemned, or was gone back behind.
+		// Nobody is to compose on what is condemned, or was gone back behind.
+		if d.passedBy(r, m) && (target == d.fleet.Target || m.to.Number > target.Number) {
+			target = m.to
 		}
 	}
+	d.fleet.Target = target
 	r.Return, r.Canaries = &ret, nil
 	r.Deadline = d.now.Add(returnReports)
 	d.settle()
@@ -295,13 +298,27 @@ func (d *draft) commitReturn(r *Rollout) bool {
 }
 
 // passedBy tells that the target is what m's group came from, and where it did not
-// go back to because that must not be served, or was never baked.
+// go back to because that must not be served, or was never baked and is served
+// nowhere any more.
 func (d *draft) passedBy(r *Rollout, m move) bool {
 	origin, own := r.Origin[m.group]
 	if !own || d.fleet.Target.Digest != origin.Digest {
 		return false
 	}
-	return d.condemned(origin.Digest) || r.Return.byItself() && m.to.Digest != origin.Digest && !d.v.Baked[origin.Digest]
+	if d.condemned(origin.Digest) {
+		return true
+	}
+	return r.Return.byItself() && m.to.Digest != origin.Digest && !d.v.Baked[origin.Digest] && !d.serves(origin.Digest)
+}
+
+// serves tells that some group has x for stable.
+func (d *draft) serves(x version.Digest) bool {
+	for _, a := range d.groups {
+		if a.Stable.Digest == x {
+			return true
+		}
+	}
+	return false
 }
 
 // goalsText names the revisions that ms go to, and by which groups if they differ.

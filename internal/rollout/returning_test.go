@@ -242,3 +242,33 @@ func TestGoalsText(t *testing.T) {
 		}
 	}
 }
+
+// TestTargetWhenGroupsPart: it stays what some group serves still, and of several
+// revisions that groups go back to it is the newest.
+func TestTargetWhenGroupsPart(t *testing.T) {
+	for name, e := range map[string]struct {
+		edit func(*View, *Rollout)
+		want int64
+	}{
+		"all go to one": {func(*View, *Rollout) {}, 2},
+		"one serves it": {func(v *View, _ *Rollout) {
+			v.Groups["late"] = Assignment{Group: "late", Epoch: 1, Stable: ref(3), Set: []version.Ref{ref(3)}}
+		}, 3},
+		"each elsewhere": {func(v *View, r *Rollout) {
+			a := v.Groups["main"]
+			a.Group, a.Set = "edge", []version.Ref{ref(4), ref(3), ref(1)}
+			v.Groups["edge"] = a
+			r.Origin["edge"], r.Epochs["edge"] = ref(3), a.Epoch
+			r.Plan.Waves[0].Groups = []string{"edge", "main"}
+		}, 2},
+	} {
+		v := back(t, e.edit)
+		rep := v.Reports["b"]
+		rep.Quarantined = []version.Digest{ref(4).Digest}
+		v.Reports["b"] = rep
+		c, _ := Step(v, epoch0)
+		if c.Fleet == nil || c.Fleet.Target != ref(e.want) {
+			t.Errorf("%s: %s", name, dump(c))
+		}
+	}
+}

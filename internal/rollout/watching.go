@@ -9,10 +9,7 @@ import (
 	"routerd.dev/internal/analysis"
 )
 
-const (
-	defaultMinSeconds = 60              // of an analysis, as analysis.Config says
-	evidenceEvery     = 2 * time.Second // how often evidence is written that says the same
-)
+const defaultMinSeconds = 60 // of an analysis, as analysis.Config says
 
 // analyse compares the candidate with stable, and goes on, back or waits.
 func (d *draft) analyse(r *Rollout, ms []move, s *AnalysisStep) {
@@ -23,7 +20,7 @@ func (d *draft) analyse(r *Rollout, ms []move, s *AnalysisStep) {
 	d.look(d.now.Add(watchEvery))
 	result := judge(s.Config, d.comparison(r, ms, false))
 	checks := d.checked(r, s.Checks)
-	d.note(r, result)
+	d.note(r, result, watchEvery)
 	waited := d.now.Sub(r.Cursor.Since)
 	limit, least := time.Duration(s.InconclusiveLimit), seconds(cmp.Or(s.MinSeconds, defaultMinSeconds))
 	switch {
@@ -54,11 +51,15 @@ func (d *draft) watchBake(r *Rollout, ms []move, s *BakeStep) {
 		d.goOn(r)
 		return
 	}
-	d.look(d.now.Add(watchEvery))
+	every := watchEvery
+	if elapsed >= time.Duration(s.For) {
+		every = d.waitEvery(r) // It may wait for days.
+	}
+	d.look(d.now.Add(every))
 	of := d.comparison(r, ms, true)
 	result := judge(r.JudgedBy(), of)
 	checks := d.checked(r, s.Checks)
-	d.note(r, result)
+	d.note(r, result, every)
 	var served uint64
 	for _, sample := range of.Groups {
 		served += sample.All.Candidate.Requests
@@ -125,17 +126,17 @@ func awayText(gone []move) string {
 }
 
 // note writes what an analysis found, and that it is why r stands where it is.
-func (d *draft) note(r *Rollout, result analysis.Result) {
-	if d.evidence(r, result, evidenceEvery) {
+func (d *draft) note(r *Rollout, result analysis.Result, look time.Duration) {
+	if d.evidence(r, result, look) {
 		r.Why = fmt.Sprintf("%s so far: %s", result.Verdict, bare(*r.Evidence))
 	}
 }
 
-// evidence writes what was found: at once when the verdict changed, else now
-// and then, or each look would be a write that calls for another look.
-func (d *draft) evidence(r *Rollout, result analysis.Result, every time.Duration) bool {
+// evidence writes what was found: at once when the verdict changed, else at every
+// other look, or each would be a write that calls for another look.
+func (d *draft) evidence(r *Rollout, result analysis.Result, look time.Duration) bool {
 	same := r.Evidence != nil && r.Evidence.Verdict == result.Verdict
-	if same && d.now.Sub(r.Judged) < every && !r.Judged.After(d.now) {
+	if same && d.now.Sub(r.Judged) < 2*look && !r.Judged.After(d.now) {
 		return false
 	}
 	result = result.Bounded()
