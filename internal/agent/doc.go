@@ -64,7 +64,8 @@
 // the instance registers as out of traffic. A quarantine ends when the digest
 // has proven itself so, by Forgive, or with another build.
 //
-// A pin stands beside them, in .pins/<group>.
+// A pin stands beside them, in .pins/<group>. One that cannot be read at the start
+// comes into force once it can be, if it was not taken back meanwhile.
 //
 // All of it but trials is read again every few seconds: what is damaged or gone
 // is written again, states and pins from memory, pieces from etcd.

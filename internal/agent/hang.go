@@ -20,6 +20,9 @@ const (
 	mostHung = 2
 	// dismissal is how long the end of Run waits for a build that hangs.
 	dismissal = 5 * time.Second
+	// patience is how many looks in a row a build may wait for others: all of the
+	// time it has to fetch, which a disk that hangs does not mind.
+	patience = int(fetchTime / hangLook)
 )
 
 // work is a job for the worker, with what to build on.
@@ -35,7 +38,8 @@ type work struct {
 	beats   atomic.Int64 // signs of life
 	patient atomic.Bool  // what it does now waits for others, and ends with ctx
 	heard   int64        // beats when last looked
-	silent  int          // looks since the last sign of life
+	waited  int          // looks since the last sign of life for which it was patient
+	silent  int          // the looks after those
 }
 
 // A worker builds in the background, one job at a time. It is a goroutine that
@@ -70,25 +74,23 @@ func (p *loop) dismiss() {
 }
 
 // checkBuild looks for signs of life in what is built, and gives up what has none.
-// It returns when to look next; zero for not.
-func (p *loop) checkBuild(ctx context.Context, now time.Time) time.Time {
+func (p *loop) checkBuild(ctx context.Context, now time.Time) {
 	w := p.building
-	if w == nil {
-		return time.Time{}
-	}
-	if now.Before(p.lookAt) {
-		return p.lookAt
+	if w == nil || now.Before(p.lookAt) {
+		return
 	}
 	p.lookAt = now.Add(hangLook)
-	if n := w.beats.Load(); n != w.heard || w.patient.Load() && w.ctx.Err() == nil {
-		w.heard, w.silent = n, 0
-	} else {
+	switch n := w.beats.Load(); {
+	case n != w.heard:
+		w.heard, w.waited, w.silent = n, 0, 0
+	case w.patient.Load() && w.ctx.Err() == nil && w.waited < patience:
+		w.waited++
+	default:
 		w.silent++
 	}
 	if w.silent >= hangAfter {
 		p.giveUp(ctx, w, now)
 	}
-	return p.lookAt
 }
 
 // giveUp goes on without a worker that hangs. Its digest is not built again in

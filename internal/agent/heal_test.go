@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -476,17 +475,7 @@ func TestHungBuildIsGivenUp(t *testing.T) {
 func TestHungCompileIsGivenUp(t *testing.T) {
 	t.Parallel()
 	f := initFleet(t, shared)
-	pipe := filepath.Join(t.TempDir(), "ca.pem") // whoever reads it waits for a writer
-	must(t, syscall.Mkfifo(pipe, 0o600))
-	t.Cleanup(func() {
-		if w, err := os.OpenFile(pipe, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
-			w.Close()
-		}
-	})
-	hangs := table("two")
-	hangs.Modules[0].Upstreams = []route.Upstream{{Name: "u", Targets: []route.Target{{URL: "https://127.0.0.1:1"}}, TLS: route.TLS{CAFile: pipe}}}
-	route.Normalize(hangs)
-	one, two, three, four := f.publish(table("one")), f.publish(hangs), f.publish(table("three")), f.publish(table("four"))
+	one, two, three, four := f.publish(table("one")), f.publish(hanging(t, "two")), f.publish(table("three")), f.publish(table("four"))
 	f.commit(1, "n1", one)
 	m := f.join("a")
 	m.awaitEpoch(1)

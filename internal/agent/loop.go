@@ -49,6 +49,7 @@ type loop struct {
 
 	meter *meter
 
+	unpinned bool       // an order was taken back in this life: none on disk stands
 	holding  chan error // tells whoever waits for core.pinning to be held
 	nagAt    time.Time  // when the log is to say next that a pin is in force
 	rereadAt time.Time  // not before, for clients' sake
@@ -133,6 +134,7 @@ func (p *loop) run(ctx context.Context) {
 func (p *loop) act(ctx context.Context) time.Time {
 	now := time.Now()
 	p.reach(now)
+	p.checkBuild(ctx, now) // before the plan, which would list what is given up for the next worker
 	plan := p.core.plan(now)
 	for plan.swap != nil {
 		p.swap(plan.swap)
@@ -142,7 +144,7 @@ func (p *loop) act(ctx context.Context) time.Time {
 	p.drop(plan.keep)
 	p.hand()
 	p.answerPin()
-	lookBuild, lookWatch := p.checkBuild(ctx, now), p.checkWatch(now)
+	lookWatch := p.checkWatch(now)
 	p.steer(ctx, plan, now)
 	p.clock(now)
 	p.confirm(ctx, plan.confirm, now)
@@ -161,7 +163,9 @@ func (p *loop) act(ctx context.Context) time.Time {
 		}
 	}
 	sooner(plan.wake)
-	sooner(lookBuild)
+	if p.building != nil {
+		sooner(p.lookAt)
+	}
 	sooner(lookWatch)
 	sooner(p.nag(now))
 	if plan.confirm && !p.confirming {
@@ -389,8 +393,10 @@ func (p *loop) builds(ctx context.Context, jobs <-chan *work) {
 			superseded := w.ctx.Err() != nil
 			w.cancel()
 			p.tell(ctx, func() {
-				if p.building == w { // else it was given up
+				if p.building == w {
 					p.built(w.job, e, err, superseded)
+				} else {
+					p.keepUsed() // it was given up; what it took since is used by nobody
 				}
 			})
 		case <-ctx.Done():

@@ -258,11 +258,24 @@ func (p *loop) answerPin() {
 
 func (p *loop) pinned(pin *Pin) {
 	was := p.core.pin
-	p.core.pin, p.core.pinning = pin, nil
+	p.core.pin, p.core.pinning, p.unpinned = pin, nil, pin == nil
 	p.nagAt = time.Time{}
 	if pin == nil && was != nil {
 		p.log.Warn("unpinned: following the group again", "was", was.Number, "digest", was.Digest.Short())
 	}
+}
+
+// readLate takes an order of a former life that could not be read at the start. It
+// is held before it comes into force, as any other: else prepares and a switch
+// would wait for it. One that cannot be held is in force without being obeyed.
+func (p *loop) readLate(pin *Pin) {
+	_, failed := p.core.failed[pin.Digest]
+	if !p.core.held[pin.Digest] && !failed && !p.core.quarantined[pin.Digest] {
+		p.core.pinning = &pin.Ref
+		return
+	}
+	p.log.Warn("an order to pin this instance could not be read at the start: in force from now on")
+	p.pinned(pin)
 }
 
 // nag says again and again that a pin is in force, and returns when to do so

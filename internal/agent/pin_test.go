@@ -305,6 +305,9 @@ func TestOrdersAreMended(t *testing.T) {
 	o.ScrubEvery = 20 * time.Millisecond
 	m := f.start(o)
 	f.commitThree(m, refs)
+	if _, err := m.Unpin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	old := &Pin{Ref: refs[1]} // which was taken back, say, or replaced, on a disk that was full
 	must(t, savePin(o.StateDir, "g", old))
 	eventually(t, func() string {
@@ -324,6 +327,68 @@ func TestOrdersAreMended(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// An order that could not be read for a moment stands: it is obeyed once it can
+// be, on disk it stays, and only an operator takes it back.
+func TestPinThatIsReadLate(t *testing.T) {
+	f, o, refs := ofThree(t, shared)
+	o.ScrubEvery = 20 * time.Millisecond
+	m := f.start(o)
+	f.commitThree(m, refs)
+	m.pin("1")
+	m.stop()
+	file := pinFile(o.StateDir, "g")
+	must(t, os.Rename(file, file+".aside"))
+	must(t, os.Mkdir(file, 0o700)) // which cannot be read
+	m = f.start(o)
+	m.awaitEpoch(3)
+	f.awaitReady("a", "n3")
+	if got := m.body(); got != "three" {
+		t.Fatalf("serves %q", got)
+	}
+	must(t, os.Remove(file))
+	must(t, os.Rename(file+".aside", file))
+	s := m.await("pinned", func(s Status) bool { return s.Pinned == refs[0].Digest })
+	if pin, err := loadPin(o.StateDir, "g"); m.body() != "one" || s.Pin == nil || s.Pin.Why != "it hurts" || err != nil || pin == nil || *pin != *s.Pin {
+		t.Errorf("serves %q by %+v, on disk %+v (%v)", m.body(), s.Pin, pin, err)
+	}
+	if _, err := m.Unpin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	must(t, savePin(o.StateDir, "g", s.Pin)) // and the disk did not take that
+	eventually(t, func() string {
+		if pin, err := loadPin(o.StateDir, "g"); pin != nil || err != nil {
+			return fmt.Sprintf("after a restart it is pinned to %+v (%v)", pin, err)
+		}
+		return ""
+	})
+	if got := m.body(); got != "three" || m.Status().Pin != nil {
+		t.Errorf("unpinned it serves %q", got)
+	}
+}
+
+// What is read late is held before it is obeyed, so that meanwhile nothing has to
+// wait for it; what cannot be held is in force as after any start.
+func TestPinThatIsReadLateIsHeldFirst(t *testing.T) {
+	f := &fleet{t: t}
+	pin := &Pin{Ref: ref(5)}
+	for name, can := range map[string]func(*core){
+		"held":        func(c *core) { c.built(pin.Digest) },
+		"failed":      func(c *core) { c.refused(job{Ref: pin.Ref}, "gone", true, time.Now()) },
+		"quarantined": func(c *core) { c.quarantined[pin.Digest] = true },
+	} {
+		p := bareLoop(t, f.options("a"))
+		p.readLate(pin)
+		if plan := p.core.plan(time.Now()); p.core.pin != nil || len(plan.build) != 1 || plan.build[0].Ref != pin.Ref {
+			t.Errorf("%s: pinned to %+v before, builds %+v", name, p.core.pin, plan.build)
+		}
+		can(p.core)
+		p.readLate(pin)
+		if p.core.pin != pin || p.core.pinning != nil || p.core.obeysPin() != (name == "held") {
+			t.Errorf("%s: pinned to %+v, obeyed: %v", name, p.core.pin, p.core.obeysPin())
+		}
+	}
 }
 
 func TestPinThatTheDiskDoesNotRemember(t *testing.T) {

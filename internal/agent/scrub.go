@@ -89,7 +89,8 @@ func (b *builder) mend(ctx context.Context, d version.Digest) (err error) {
 }
 
 // mendPin writes an order again that the disk has lost, and takes one away that
-// was taken back.
+// was taken back in this life. Any other that nobody here knows of could not be
+// read at the start: it stands, as it does after a restart.
 func (p *loop) mendPin(ctx context.Context) {
 	select {
 	case p.pins <- struct{}{}:
@@ -98,18 +99,29 @@ func (p *loop) mendPin(ctx context.Context) {
 		return // an order is under way
 	}
 	var pin *Pin
-	if err := p.do(ctx, func(p *loop) { pin = p.core.pin }); err != nil {
+	var unpinned bool
+	if err := p.do(ctx, func(p *loop) { pin, unpinned = p.core.pin, p.unpinned }); err != nil {
 		return
 	}
 	got, _ := loadPin(p.o.StateDir, p.o.Who.Group)
-	if pin == nil && got == nil || pin != nil && got != nil && pin.Ref == got.Ref {
+	switch {
+	case pin == nil && got == nil:
 		return // a damaged one that is in force no more pins nobody
+	case pin != nil && got != nil && pin.Ref == got.Ref:
+		return
+	case pin == nil && !unpinned:
+		_ = p.do(ctx, func(p *loop) { p.readLate(got) })
+		return
 	}
 	if err := savePin(p.o.StateDir, p.o.Who.Group, pin); err != nil {
 		p.log.Error("the disk does not remember the order to pin or unpin", "err", err)
 		return
 	}
-	p.log.Warn("the order to pin or unpin was damaged or gone on disk: written again")
+	if pin == nil {
+		p.log.Warn("an order to pin this instance was still on disk, although taken back: removed")
+		return
+	}
+	p.log.Warn("the order to pin was damaged or gone on disk: written again")
 }
 
 // kept are the digests whose pieces are to be on disk: those that were held by
