@@ -147,7 +147,7 @@ func TestRecorded(t *testing.T) {
 			"d": {Epoch: 4, Rollout: "r", Stable: one, Candidate: &rollout.Candidate{Ref: two, Instances: []string{"d-1"}, Permyriad: 7}},
 			"e": {Epoch: 5, Rollout: "r", Stable: two, Against: one}, // of the wave before
 		},
-		Ready: map[string]map[string]rollout.Ready{"a": {"a-1": {}, "a-2": {}, "a-3": {}, "a-4": {}}, "b": {"b-1": {}}, "e": {"e-1": {}}},
+		Ready:     map[string]map[string]rollout.Ready{"a": {"a-1": {}, "a-2": {}, "a-3": {}, "a-4": {}}, "b": {"b-1": {}}, "e": {"e-1": {}}},
 		Instances: map[string]rollout.Instance{"a-1": {Boot: "x"}, "a-2": {Boot: "x"}, "a-3": {Boot: "new"}, "a-4": {Boot: "x"}, "a-5": {Boot: "x"}, "b-1": {Boot: "x"}, "e-1": {Boot: "x"}},
 		Measures: map[string]rollout.Measure{
 			"a-1": measure("a-1", "a", "x", 5, two, 1),
