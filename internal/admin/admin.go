@@ -46,7 +46,7 @@ type Options struct {
 
 type handler struct {
 	Options
-	encoding chan struct{} // one holding at a time: it takes memory and time
+	encoding chan struct{} // one whole table at a time: it takes memory and time
 }
 
 // New returns the pages.
@@ -58,9 +58,9 @@ func New(o Options) http.Handler {
 	mux.HandleFunc("GET /readyz", h.readyz)
 	mux.Handle("GET /metrics", o.Metrics)
 	mux.HandleFunc("GET /v1/status", h.status)
-	mux.HandleFunc("GET /v1/routes", h.routes)
+	mux.HandleFunc("GET /v1/routes", h.alone(h.routes))
 	mux.HandleFunc("GET /v1/explain", h.explain)
-	mux.HandleFunc("GET /v1/holding", h.holding)
+	mux.HandleFunc("GET /v1/holding", h.alone(h.holding))
 	if o.Pprof {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -69,6 +69,19 @@ func New(o Options) http.Handler {
 		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	}
 	return guard(o.Local, mux)
+}
+
+// alone lets one request at a time through to what shows a whole table, until
+// its answer was taken.
+func (h handler) alone(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case h.encoding <- struct{}{}:
+			defer func() { <-h.encoding }()
+			next(w, r)
+		case <-r.Context().Done():
+		}
+	}
 }
 
 func (h handler) index(w http.ResponseWriter, _ *http.Request) {

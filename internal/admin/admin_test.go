@@ -1,10 +1,12 @@
 package admin
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	"routerd.dev/internal/agent"
@@ -262,6 +264,46 @@ func TestHoldingOfAnotherBuildIsRefused(t *testing.T) {
 	k.serving = &engine.Serving{Stable: e}
 	if code, body, text := get(t, New(options(k)), "/v1/holding"); code != 500 || body["error"] == nil || body["manifest"] != nil {
 		t.Errorf("%d %s", code, text)
+	}
+}
+
+// held is a Server that is asked, and answers once it may.
+type held struct {
+	Server
+	asked, answer chan struct{}
+}
+
+func (h held) Serving() *engine.Serving {
+	h.asked <- struct{}{}
+	<-h.answer
+	return h.Server.Serving()
+}
+
+// TestOneWholeTableAtATime: each takes memory for all routes. Who has gone does
+// not wait.
+func TestOneWholeTableAtATime(t *testing.T) {
+	for _, path := range []string{"/v1/routes", "/v1/holding"} {
+		k := serving(t)
+		h := held{k, make(chan struct{}), make(chan struct{})}
+		o := options(k)
+		o.Server = h
+		pages := New(o)
+		var wg sync.WaitGroup
+		wg.Go(func() { get(t, pages, "/v1/routes") })
+		<-h.asked
+		gone, leave := context.WithCancel(t.Context())
+		leave()
+		r := httptest.NewRequestWithContext(gone, "GET", path, nil)
+		r.Host = "localhost"
+		done := make(chan struct{})
+		wg.Go(func() { pages.ServeHTTP(httptest.NewRecorder(), r); close(done) })
+		select {
+		case <-h.asked:
+			t.Errorf("%s: a second table is made beside the first", path)
+		case <-done:
+		}
+		close(h.answer)
+		wg.Wait()
 	}
 }
 

@@ -21,13 +21,7 @@ type Holding struct {
 
 // holding makes the snapshot anew from what is served: the canonical bytes of
 // a table are always the same, and the digest proves it.
-func (h handler) holding(w http.ResponseWriter, r *http.Request) {
-	select {
-	case h.encoding <- struct{}{}:
-		defer func() { <-h.encoding }()
-	case <-r.Context().Done():
-		return
-	}
+func (h handler) holding(w http.ResponseWriter, _ *http.Request) {
 	s := h.Server.Serving()
 	if s == nil || s.Stable == nil {
 		problem(w, http.StatusServiceUnavailable, "nothing is served, so there is nothing to give back")

@@ -128,7 +128,7 @@ func (i *instance) buildDataPlane() error {
 		o.TrustedProxies = append(o.TrustedProxies, prefix)
 	}
 	i.sw = engine.NewSwitch(o)
-	i.front = &front{next: i.tele.Traced(i.sw), leftover: leftoverTime}
+	i.front = &front{next: i.tele.Traced(i.sw)}
 	return nil
 }
 

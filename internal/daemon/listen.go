@@ -28,9 +28,6 @@ const (
 	// stalledWrite ends an HTTP/2 connection whose client takes nothing. On
 	// HTTP/1.1 the proxy does, as long as its upstream's timeouts say.
 	stalledWrite = 2 * time.Minute
-	// leftoverTime is how long a client may go on sending a request's body
-	// once the request was answered.
-	leftoverTime = 5 * time.Second
 	// adminTime bounds a request to the admin listener and its answer, a
 	// profile's too.
 	adminTime = 2 * time.Minute
@@ -98,8 +95,10 @@ func (c *Config) bind(handler http.Handler, tlsConfig *tls.Config, log *slog.Log
 }
 
 // server is the one place where a data plane server's limits are set. There is
-// no timeout for a whole request: streams may last. The proxy ends what stalls, and
-// front what is left of a body after the answer.
+// no timeout for a whole request: streams may last. The proxy and the switch end
+// what stalls, and what is left of a body that was not read before its answer. No
+// one else sets a deadline after an answer: net/http may be reading on already,
+// and takes a read that fails for the end of the client.
 func (c *Config) server(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
@@ -177,7 +176,6 @@ func shutdown(ctx context.Context, ls []listener) (cut int64) {
 // A front stands before the switch for as long as the process lives.
 type front struct {
 	next     http.Handler
-	leftover time.Duration // how long a client may go on sending a body once its request was answered
 	draining atomic.Bool
 }
 
@@ -189,11 +187,6 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 	}
 	f.next.ServeHTTP(w, r)
-	if r.ContentLength != 0 && r.ProtoMajor == 1 {
-		// net/http reads on, for ever if it takes so long, to use the connection
-		// again. It sets deadlines anew for the next request.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(f.leftover))
-	}
 }
 
 // limited is a listener with so many connections at once; others wait to be

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -16,12 +17,20 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"routerd.dev/internal/engine"
+	"routerd.dev/internal/middleware"
+	"routerd.dev/internal/proxy"
+	"routerd.dev/internal/route"
+	"routerd.dev/internal/routefile"
+	"routerd.dev/internal/version"
 )
 
 // patience is how long a test waits for what must happen; far longer than it
@@ -43,7 +52,7 @@ func noLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // port; it returns the address of each by its name.
 func served(t *testing.T, c *Config, h http.Handler, tlsConfig *tls.Config) map[string]string {
 	t.Helper()
-	ls, err := c.bind(&front{next: h, leftover: 50 * time.Millisecond}, tlsConfig, noLog())
+	ls, err := c.bind(&front{next: h}, tlsConfig, noLog())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,39 +163,135 @@ func TestProtocols(t *testing.T) {
 }
 
 // TestSlowBodyAfterTheAnswer: without a bound, net/http reads what is left of a
-// body for as long as the client likes to send it.
+// body for as long as the client likes to send it. The bound is the proxy's.
 func TestSlowBodyAfterTheAnswer(t *testing.T) {
-	at := served(t, limits(t), http.HandlerFunc(proto), nil)
-	conn := dial(t, at["http"])
-	fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n0123456789")
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack() // else it waited for the body, too
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
+	}))
+	t.Cleanup(up.Close)
+	mods, problems := routefile.Parse([]routefile.File{{Name: "m.yaml", Data: []byte(`
+apiVersion: routerd/v1
+module: m
+upstreams: {up: {targets: ["` + up.URL + `"]}}
+routes: [{name: all, prefix: /, proxy: {upstream: up}}]
+`)}})
+	if err := problems.Err(); err != nil {
 		t.Fatal(err)
 	}
-	b, err := io.ReadAll(conn)
-	if !strings.Contains(string(b), "HTTP/1.1") {
-		t.Errorf("answer %q, %v", b, err)
+	lib := engine.NewLibrary(proxy.Options{}, middleware.Env{})
+	t.Cleanup(func() { _ = lib.Upstreams.Close() })
+	e, err := engine.Compile(t.Context(), version.Ref{Number: 1}, &route.Table{Modules: mods}, lib, engine.Options{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if ne, ok := err.(net.Error); ok && ne.Timeout() {
-		t.Error("the connection is still open")
-	}
-}
-
-// TestConnectionIsUsedAgainAfterABody: the bound on what is left of a body is
-// not one on the next request.
-func TestConnectionIsUsedAgainAfterABody(t *testing.T) {
-	at := served(t, limits(t), http.HandlerFunc(proto), nil)
-	conn := dial(t, at["http"])
-	buf := make([]byte, 4096)
-	for n := range 3 {
-		if n > 0 { // longer than the bound
-			<-time.After(100 * time.Millisecond)
-		}
-		fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+	sw := engine.NewSwitch(engine.FrontOptions{})
+	sw.Swap(&engine.Serving{Stable: e})
+	at := served(t, limits(t), sw, nil)
+	for _, framing := range []string{
+		"Content-Length: 20000", "Content-Length: 1000000", "Transfer-Encoding: chunked", "Content-Length: 1000\r\nExpect: 100-continue",
+	} {
+		conn := dial(t, at["http"])
 		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 			t.Fatal(err)
 		}
-		if k, err := conn.Read(buf); err != nil || !bytes.HasPrefix(buf[:k], []byte("HTTP/1.1 200")) {
-			t.Fatalf("request %d: %q %v", n, buf[:k], err)
+		fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: a\r\n%s\r\n\r\n", framing)
+		more := "x"
+		if strings.Contains(framing, "chunked") {
+			more = "1\r\nx\r\n"
+		}
+		var wg sync.WaitGroup
+		ended := make(chan struct{})
+		wg.Go(func() {
+			for range time.Tick(20 * time.Millisecond) {
+				select {
+				case <-ended:
+					return
+				default:
+					_, _ = io.WriteString(conn, more)
+				}
+			}
+		})
+		b, err := io.ReadAll(conn)
+		close(ended)
+		wg.Wait()
+		if !strings.Contains(string(b), "early") {
+			t.Errorf("%s: answer %q, %v", framing, b, err)
+		}
+		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+			t.Errorf("%s: the connection is still open", framing)
+		}
+	}
+}
+
+// A pausing listener's connections write nothing while the gate is shut, as to
+// clients that take nothing.
+type pausing struct {
+	net.Listener
+	gate *sync.RWMutex
+}
+
+func (l pausing) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return pausingConn{c, l.gate}, err
+}
+
+type pausingConn struct {
+	net.Conn
+	gate *sync.RWMutex
+}
+
+func (c pausingConn) Write(b []byte) (int, error) {
+	c.gate.RLock()
+	defer c.gate.RUnlock()
+	return c.Conn.Write(b)
+}
+
+// TestConnectionIsUsedAgainAfterABody: net/http reads on behind a body, to learn
+// whether the client has gone. A deadline of ours that ended that read while the
+// answer is still on its way would end the next request, too.
+func TestConnectionIsUsedAgainAfterABody(t *testing.T) {
+	var gate sync.RWMutex
+	asked := make(chan struct{}, 2)
+	srv := limits(t).server(&front{next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, r.Context().Err())
+		if r.URL.Path == "/first" {
+			gate.Lock()
+		}
+		asked <- struct{}{}
+	})}, noLog())
+	l, err := listen("http", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = srv.Serve(pausing{l, &gate}) })
+	t.Cleanup(func() { srv.Close(); wg.Wait() })
+
+	conn := dial(t, l.Addr().String())
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	answers := bufio.NewReader(conn)
+	for _, path := range []string{"/first", "/second"} {
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi", path)
+		<-asked
+		if path == "/first" {
+			<-time.After(100 * time.Millisecond)
+			gate.Unlock()
+		}
+		res, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if b, err := io.ReadAll(res.Body); err != nil || string(b) != "<nil>" {
+			t.Errorf("%s: its context says %s, %v", path, b, err)
 		}
 	}
 }

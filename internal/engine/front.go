@@ -280,13 +280,15 @@ func (st *state) takeResult(res *proxy.Result) {
 // finishHead has the middlewares that saw the request see the response's head,
 // innermost first, and says who served it.
 func (st *state) finishHead(status int, h http.Header) {
-	x := &st.exchange
-	for st.ran > 0 {
-		st.ran--
-		if m := st.decision.entry.chain[st.ran]; m.Response != nil {
-			x.Status, x.ResponseHeader = status, h
-			m.Response(x)
+	if x := &st.exchange; st.ran > 0 {
+		for st.ran > 0 {
+			st.ran--
+			if m := st.decision.entry.chain[st.ran]; m.Response != nil {
+				x.Status, x.ResponseHeader = status, h
+				m.Response(x)
+			}
 		}
+		noGuess(status, h)
 	}
 	st.stamp(h)
 	rec := &st.record
@@ -303,6 +305,17 @@ func (st *state) finishHead(status int, h http.Header) {
 	h["Routerd-Epoch"] = who.epoch.number(rec.Epoch)
 	h["Routerd-Group"] = who.group.text(rec.Group)
 	h["Routerd-Instance"] = who.instance.text(rec.Instance)
+}
+
+// noGuess keeps net/http from making up a Content-Type for a body that was left
+// without one: the client is to be told what it is, or nothing.
+func noGuess(status int, h http.Header) {
+	if status < 200 || status == http.StatusNoContent || status == http.StatusNotModified {
+		return // no body
+	}
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil
+	}
 }
 
 // said is the value of a header field as it was said last: an answer that says

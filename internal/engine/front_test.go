@@ -477,6 +477,28 @@ func saysWho(t *testing.T, h http.Header) {
 	}
 }
 
+// TestNoContentTypeIsGuessed: where a middleware took the field away, the client
+// gets none, not one that net/http made up from the body.
+func TestNoContentTypeIsGuessed(t *testing.T) {
+	back := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "<html>hi</html>")
+	}))
+	t.Cleanup(back.Close)
+	remove := []route.Middleware{{Kind: "headers", Config: `{"response":{"remove":["Content-Type"]}}`}}
+	s, srv := startFront(t, FrontOptions{})
+	s.Swap(serving(testEngine(t, testLibrary(t), 3, back.URL,
+		route.Route{Name: "proxied", Path: "/proxied", Middlewares: remove, Action: proxyTo("back")},
+		route.Route{Name: "own", Path: "/own", Middlewares: remove, Action: respond("<html>hi</html>")},
+		route.Route{Name: "none", Path: "/none", Middlewares: remove, Action: route.Action{Respond: &route.Respond{Status: 304}}},
+	)))
+	for _, path := range []string{"/proxied", "/own", "/none"} {
+		res := raw(t, srv, "GET "+path+" HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		if got, ok := res.Header["Content-Type"]; ok {
+			t.Errorf("%s: Content-Type %q", path, got)
+		}
+	}
+}
+
 // TestUpstreamCannotSpeakForRouterd has an upstream send routerd's headers,
 // some of them twice.
 func TestUpstreamCannotSpeakForRouterd(t *testing.T) {

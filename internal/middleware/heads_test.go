@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -265,6 +266,34 @@ func TestRewritePath(t *testing.T) {
 	}
 	if got := Params("rewritePath", `{"to":"/{"}`); got != nil {
 		t.Errorf("params of what is refused: %v", got)
+	}
+}
+
+// A short config and a long path make no path of megabytes, only to refuse it.
+func TestRewritePathIsBoundedBeforeItIsMade(t *testing.T) {
+	long := "/" + strings.Repeat("a", route.MaxPathBytes-1)
+	for name, config := range map[string]string{
+		"template": `{"to":"/` + strings.Repeat("{id}", 5000) + `"}`,
+		"number":   `{"regex":"/(.*)","replace":"/` + strings.Repeat("$1", 5000) + `"}`,
+		"name":     `{"regex":"/(?P<all>.*)","replace":"/` + strings.Repeat("${all}", 5000) + `"}`,
+		"whole":    `{"regex":"/.*|(x)","replace":"` + strings.Repeat("$1$0", 5000) + `"}`,
+	} {
+		h, x := head(t, "rewritePath", config, Env{}), exchange()
+		x.Path, x.Params = long, []Param{{Name: "id", Raw: long[1:]}}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		a := h.Request(x)
+		runtime.ReadMemStats(&after)
+		if a == nil || a.Status != 400 || !strings.Contains(a.Body, "too long") || x.Path != long {
+			t.Errorf("%s: %+v", name, a)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+			t.Errorf("%s: %d bytes to refuse it", name, n)
+		}
+	}
+	h, x := head(t, "rewritePath", `{"regex":"/(.*)","replace":"/$1"}`, Env{}), exchange()
+	if x.Path = long; h.Request(x) != nil || x.Path != long {
+		t.Error("the longest path is refused")
 	}
 }
 

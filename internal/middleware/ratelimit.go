@@ -103,6 +103,9 @@ func rateKey(key string, ps *problems) func(*Exchange) uint64 {
 		return func(x *Exchange) uint64 { return maphash.String(seed, x.Route) }
 	case strings.HasPrefix(key, "header:") && validHeaderName(key[len("header:"):]):
 		name := textproto.CanonicalMIMEHeaderKey(key[len("header:"):])
+		if name == "Host" { // net/http keeps it apart from the others
+			return func(x *Exchange) uint64 { return maphash.String(seed, x.Host) }
+		}
 		return func(x *Exchange) uint64 { return maphash.String(seed, x.Header.Get(name)) }
 	default:
 		ps.add("key", "write client, route or header:NAME", "%.80q is not known", key)

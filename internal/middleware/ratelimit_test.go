@@ -78,6 +78,7 @@ func TestRateLimitAnswers(t *testing.T) {
 func TestRateLimitKeys(t *testing.T) {
 	client := func(s string) func(*Exchange) { return func(x *Exchange) { x.Client = netip.MustParseAddr(s) } }
 	token := func(s string) func(*Exchange) { return func(x *Exchange) { x.Header.Set("X-Token", s) } }
+	host := func(s string) func(*Exchange) { return func(x *Exchange) { x.Host = s } }
 	rt := func(s string) func(*Exchange) { return func(x *Exchange) { x.Route = s } }
 	for _, c := range []struct {
 		key  string
@@ -91,6 +92,8 @@ func TestRateLimitKeys(t *testing.T) {
 		{"client", client("192.0.2.1"), func(x *Exchange) { client("192.0.2.1")(x); token("b")(x); rt("other")(x) }, true},
 		{"header:x-token", token("a"), token("b"), false},
 		{"header:X-Token", func(*Exchange) {}, func(x *Exchange) { client("192.0.2.9")(x) }, true},
+		{"header:Host", host("a.example"), host("b.example"), false},
+		{"header:host", host("a.example"), func(x *Exchange) { host("a.example")(x); client("192.0.2.9")(x) }, true},
 		{"route", rt("a/b"), rt("a/c"), false},
 		{"route", client("192.0.2.1"), client("192.0.2.2"), true},
 	} {

@@ -92,7 +92,9 @@ func rewriteByTemplate(to string, env Env, ps *problems) *Head {
 			if !ok {
 				return &Answer{Status: 500, Body: "the route has no parameter for its path to be rewritten with\n"}
 			}
-			path = append(path, p.Raw...)
+			if path = append(path, p.Raw...); len(path) > route.MaxPathBytes {
+				return badPath(route.PathTooLong) // however often the template repeats it
+			}
 		}
 		return forward(x, string(path), env.Path)
 	}}
@@ -111,7 +113,7 @@ func rewriteByRegex(c *rewritePathConfig, env Env, ps *problems) *Head {
 	if re == nil {
 		return nil
 	}
-	checkGroups(re, c.Replace, ps)
+	groups := groupsOf(re, c.Replace, ps)
 	options := route.PathOptions{AllowEncodedSlash: true, MergeSlashes: true}
 	return &Head{Request: func(x *Exchange) *Answer {
 		path, err := route.CanonicalPath(x.Path, options)
@@ -122,17 +124,24 @@ func rewriteByRegex(c *rewritePathConfig, env Env, ps *problems) *Head {
 		if match == nil {
 			return nil
 		}
+		size := 0
+		for _, g := range groups {
+			if size += match[2*g+1] - match[2*g]; size > route.MaxPathBytes {
+				return badPath(route.PathTooLong) // before it is made: replace may repeat a group thousands of times
+			}
+		}
 		return forward(x, string(re.ExpandString(nil, c.Replace, path, match)), env.Path)
 	}}
 }
 
-// checkGroups reports groups that the expression lacks: regexp would put
-// nothing for them, and reads $1x as the group 1x.
-func checkGroups(re *regexp.Regexp, replace string, ps *problems) {
+// groupsOf gives the groups that replace refers to, each as often as it does. It
+// reports those that the expression lacks: regexp would put nothing for them,
+// and reads $1x as the group 1x.
+func groupsOf(re *regexp.Regexp, replace string, ps *problems) (groups []int) {
 	for rest := replace; ; {
 		_, after, found := strings.Cut(rest, "$")
 		if !found {
-			return
+			return groups
 		}
 		if strings.HasPrefix(after, "$") {
 			rest = after[1:]
@@ -145,13 +154,17 @@ func checkGroups(re *regexp.Regexp, replace string, ps *problems) {
 		}
 		if end == 0 || braced && !strings.HasPrefix(name[end:], "}") {
 			ps.add("replace", "write $1, ${name}, or $$ for a dollar sign", "bad reference to a group")
-			return
+			return nil
 		}
 		n, err := strconv.Atoi(name[:end])
-		if isNumber := err == nil; isNumber && n > re.NumSubexp() || !isNumber && re.SubexpIndex(name[:end]) < 0 {
-			ps.add("replace", "write ${1} where a letter or digit follows", "regex has no group %s", name[:end])
-			return
+		if err != nil {
+			n = re.SubexpIndex(name[:end])
 		}
+		if n < 0 || n > re.NumSubexp() {
+			ps.add("replace", "write ${1} where a letter or digit follows", "regex has no group %s", name[:end])
+			return nil
+		}
+		groups = append(groups, n)
 		rest = name[end:]
 	}
 }

@@ -21,9 +21,10 @@ func (x *exchange) respond() *failure {
 	h := &c.head
 	to := x.w.Header()
 	x.copyFields(to, h)
-	if p := x.upload; x.r.ProtoMajor == 1 && p != nil && !p.drained.Load() {
-		// The upstream did not wait for the body. The rest of it may never be
-		// read, and must not be taken for a request.
+	if x.r.ProtoMajor == 1 && x.unread() {
+		// The upstream did not wait for the body, or did not ask for it. The rest of
+		// it may never come: net/http shall not read it before it writes, nor take
+		// it for a request.
 		to["Connection"] = []string{"close"}
 	}
 	x.writeHead(h.status, to)
@@ -215,7 +216,7 @@ func (x *exchange) splice(rf io.ReaderFrom, n int64) *failure {
 			if fail := x.waited(); fail != nil {
 				return fail
 			}
-		case errors.Is(err, syscall.EPIPE):
+		case errors.Is(err, syscall.EPIPE), err != nil && x.c.connected():
 			return x.clientBroken(err)
 		case err != nil:
 			return x.broken(fmt.Errorf("copy body: %w", err))
@@ -237,12 +238,24 @@ func (x *exchange) copyToEnd() *failure {
 			x.c.r += len(b)
 		}
 		if fail := x.more(); fail != nil {
-			if x.eof {
+			if x.eof && !x.resetInUpload() {
 				return nil
 			}
 			return fail
 		}
 	}
+}
+
+// resetInUpload tells whether the upload met a reset before the end that was read.
+// The kernel tells of one once: if a write was told, a read finds an end in order
+// (I11). Of a reset that came after such an end, writes are told EPIPE.
+func (x *exchange) resetInUpload() bool {
+	if x.upload == nil || x.c.tls != nil || x.c.connected() { // TLS has an end of its own
+		return false
+	}
+	x.endUpload()
+	var no syscall.Errno
+	return errors.As(x.upload.broke, &no) && no != syscall.EPIPE
 }
 
 // copyChunked copies a chunked body and its trailers.

@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
+	"os"
 	"syscall"
 	"time"
 )
@@ -59,6 +61,13 @@ func (c *conn) readable() (ready, known bool) {
 		return false, false
 	}
 	return c.peekOK, true
+}
+
+// connected tells whether the socket still has a peer, be it one that sends no
+// more: a reset and TCP's own timeout end that, and so does kill.
+func (c *conn) connected() bool {
+	var is bool
+	return c.ctl != nil && c.ctl.Control(func(fd uintptr) { is = hasPeer(fd) }) == nil && is
 }
 
 // quiet tells whether an idle connection may carry another request: it is open
@@ -129,7 +138,7 @@ func (c *conn) shrink(l *Library) {
 
 func longAgo() time.Time { return time.Unix(1, 0) }
 
-func isTimeout(err error) bool {
-	ne, ok := err.(net.Error)
-	return ok && ne.Timeout()
-}
+// isTimeout tells whether err is of a deadline that was set here. TCP's own timeout
+// is none: it says Timeout, too, but the connection is dead, and whoever reads it
+// again is told of an end in order (I11).
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

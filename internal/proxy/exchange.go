@@ -221,11 +221,14 @@ func (x *exchange) try(t *target, fresh bool) (fail *failure, stale bool) {
 	if x.replay && x.framing.length > 0 {
 		x.out = append(x.out, x.small...)
 	}
+	if x.deadline > 0 && x.lib.now() >= x.deadline {
+		return &failure{KindTimeout, errOverall}, false
+	}
 	if fail := x.connect(t, fresh); fail != nil {
 		return fail, false
 	}
 	x.got, x.eof = false, false
-	x.c.armWrite(x.lib, int64(x.u.def.IdleTimeout))
+	x.c.armWrite(x.lib, int64(x.left(x.u.def.IdleTimeout)))
 	if n, err := x.c.nc.Write(x.out); err != nil {
 		return x.broken(fmt.Errorf("send request: %w", err)), x.mayRetry(n == 0)
 	}
@@ -260,6 +263,14 @@ func idempotent(r *http.Request) bool {
 	return r.Header["Idempotency-Key"] != nil || r.Header["X-Idempotency-Key"] != nil
 }
 
+// left is d, or what is left of the exchange's time when that is less.
+func (x *exchange) left(d time.Duration) time.Duration {
+	if x.deadline > 0 {
+		d = min(d, time.Duration(x.deadline-x.lib.now()))
+	}
+	return d
+}
+
 // connect gives x a connection to t.
 func (x *exchange) connect(t *target, fresh bool) *failure {
 	if !fresh {
@@ -267,18 +278,14 @@ func (x *exchange) connect(t *target, fresh bool) *failure {
 			return nil
 		}
 	}
-	timeout := x.u.def.ConnectTimeout
-	if x.deadline > 0 {
-		timeout = min(timeout, time.Duration(x.deadline-x.lib.now()))
-	}
-	c, err := t.dial(x.ctx, timeout)
+	c, err := t.dial(x.ctx, x.left(x.u.def.ConnectTimeout))
 	switch {
 	case err == nil:
 		x.c = c
 		return nil
 	case x.ctx.Err() != nil:
 		return &failure{KindClientGone, fmt.Errorf("connect: %w", context.Cause(x.ctx))}
-	case isTimeout(err) || errors.Is(err, context.DeadlineExceeded):
+	case dialTimeout(err):
 		return &failure{KindTimeout, fmt.Errorf("connect: %w", err)}
 	default:
 		return &failure{KindConnect, fmt.Errorf("connect: %w", err)}
@@ -310,33 +317,37 @@ func (x *exchange) finalHead() *failure {
 	return &failure{KindBadResponse, fmt.Errorf("response: more than %d heads of 1xx", maxInfos)}
 }
 
-// goAhead lets the client send its body: net/http asks for it by 100 Continue
-// when it is first read.
+// goAhead lets the client send its body. On HTTP/1 net/http would ask for it by
+// itself when the upload first reads, in the middle of what inform writes.
 func (x *exchange) goAhead() {
 	x.waits = forHead
 	x.since = x.lib.now()
 	if x.r.ProtoMajor == 1 {
-		x.armDown() // net/http writes 100 Continue when the body is first read
+		x.writeInfo(http.StatusContinue, nil)
 	}
 	x.startUpload()
 }
 
-// inform passes a 1xx head on, with none of the fields that w holds for the
-// final one.
+// inform passes a 1xx head on.
 func (x *exchange) inform(h *head) {
-	if !x.r.ProtoAtLeast(1, 1) {
-		return
+	if x.r.ProtoAtLeast(1, 1) {
+		x.writeInfo(h.status, h.fields)
 	}
+}
+
+// writeInfo writes a 1xx head, with none of the fields that w holds for the final
+// one.
+func (x *exchange) writeInfo(status int, fields []field) {
 	to := x.w.Header()
 	kept := to.Clone()
 	clear(to)
-	for _, f := range h.fields {
+	for _, f := range fields {
 		to[f.name] = append(to[f.name], f.value)
 	}
 	if x.r.ProtoMajor == 1 { // HTTP/2 would reset a stream whose final head comes after the deadline
 		x.armDown()
 	}
-	x.w.WriteHeader(h.status)
+	x.w.WriteHeader(status)
 	clear(to)
 	for name, values := range kept {
 		to[name] = values

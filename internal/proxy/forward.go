@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -130,10 +131,13 @@ func (x *exchange) fail(fail *failure) {
 
 // abort ends a response so that it looks incomplete. To a client of HTTP/1.0
 // the end of the connection is the end of a body without a length, so there it
-// is reset.
+// is reset; under TLS without the close_notify that would make the end one in order.
 func (x *exchange) abort() {
 	if x.wrote && !x.r.ProtoAtLeast(1, 1) {
 		if nc, _, err := x.control().Hijack(); err == nil {
+			if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+				nc = t.NetConn()
+			}
 			if l, ok := nc.(interface{ SetLinger(sec int) error }); ok {
 				_ = l.SetLinger(0)
 			}

@@ -19,3 +19,9 @@ func peekFD(fd uintptr, b []byte) (n int, ok bool) {
 		}
 	}
 }
+
+// hasPeer tells whether a socket is connected; after a reset it is not.
+func hasPeer(fd uintptr) bool {
+	_, err := syscall.Getpeername(int(fd))
+	return err == nil
+}

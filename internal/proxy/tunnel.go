@@ -30,7 +30,7 @@ func (t *tunnel) cut() {
 
 // tunnel takes the client's connection over and copies both ways until both
 // have ended, one has failed, or one has ended and the other moves nothing for
-// IdleTimeout. nil is returned after an orderly end.
+// IdleTimeout to twice that. nil is returned after an orderly end.
 func (x *exchange) tunnel() *failure {
 	h := &x.c.head
 	if !strings.EqualFold(h.upgrade, x.upgrade) {
@@ -116,12 +116,12 @@ func (x *exchange) pump(t *tunnel, early []byte) *failure {
 		}
 		if inErr == nil {
 			var n int64
-			n, inErr = io.Copy(t.up.nc, t.down)
+			n, inErr = copyHalf(t.up.nc, t.down, idle)
 			in += n
 		}
 		t.halfClose(t.up.nc, t.down, inErr, idle)
 	}()
-	out, outErr := io.Copy(t.down, t.up.nc)
+	out, outErr := copyHalf(t.down, t.up.nc, idle)
 	t.halfClose(t.down, t.up.nc, outErr, idle)
 	wg.Wait()
 	res.BytesIn += in
@@ -136,8 +136,21 @@ func (x *exchange) pump(t *tunnel, early []byte) *failure {
 	}
 }
 
+// copyHalf copies until src ends. Where halfClose set a deadline, that is renewed
+// for as long as something moved before it came.
+func copyHalf(dst, src net.Conn, idle time.Duration) (n int64, err error) {
+	for {
+		moved, err := io.Copy(dst, src)
+		n += moved
+		if moved == 0 || !isTimeout(err) {
+			return n, err
+		}
+		_ = src.SetReadDeadline(time.Now().Add(idle))
+	}
+}
+
 // halfClose tells dst that src has ended, and gives the other direction idle
-// to end too. After an error, or where half cannot be closed, all ends.
+// to move something or end too. After an error, or where half cannot be closed, all ends.
 func (t *tunnel) halfClose(dst, src net.Conn, err error, idle time.Duration) {
 	cw, ok := dst.(interface{ CloseWrite() error })
 	if err != nil || !ok || cw.CloseWrite() != nil {

@@ -30,6 +30,7 @@ type upload struct {
 	failed  atomic.Pointer[failure] // set before the connection is killed because of it
 	done    chan struct{}           // closed at the end
 	whole   bool                    // everything was written; valid after done
+	broke   error                   // of the write that failed; valid after done
 }
 
 func (x *exchange) startUpload() {
@@ -55,6 +56,9 @@ func (x *exchange) startUpload() {
 func (p *upload) run() {
 	defer close(p.done)
 	err := p.copy()
+	if err != nil && err.kind == KindUpstreamReset {
+		p.broke = err.err
+	}
 	switch {
 	case err == nil:
 		p.whole = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -227,15 +228,19 @@ func (t *target) markUp() {
 	}
 }
 
-// dial opens a connection. A target that takes none is marked.
+// dial opens a connection. A target that takes none is marked, unless it did not
+// have all of its ConnectTimeout for it.
 func (t *target) dial(ctx context.Context, timeout time.Duration) (*conn, error) {
 	dctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	raw, err := t.up.lib.o.Dial(dctx, "tcp", t.addr)
-	if err != nil {
-		if ctx.Err() == nil {
+	blame := func(err error) {
+		if ctx.Err() == nil && (timeout >= t.up.def.ConnectTimeout || !dialTimeout(err)) {
 			t.markDown()
 		}
+	}
+	raw, err := t.up.lib.o.Dial(dctx, "tcp", t.addr)
+	if err != nil {
+		blame(err)
 		return nil, err
 	}
 	c := newConn(t, raw)
@@ -244,14 +249,17 @@ func (t *target) dial(ctx context.Context, timeout time.Duration) (*conn, error)
 		c.nc = c.tls
 		if err := c.tls.HandshakeContext(dctx); err != nil {
 			_ = raw.Close()
-			if ctx.Err() == nil {
-				t.markDown()
-			}
+			blame(err)
 			return nil, fmt.Errorf("TLS handshake: %w", err)
 		}
 	}
 	t.markUp()
 	return c, nil
+}
+
+func dialTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
 }
 
 // get takes an idle connection that is still good, nil when there is none. It

@@ -89,7 +89,10 @@ func (x *exchange) limit() (at int64, why error) {
 		at, why = sent+int64(def.ResponseTimeout), errNoResponse
 	}
 	if x.deadline > 0 && x.deadline < at {
-		at, why = x.deadline, errOverall
+		at = x.deadline
+		if why != errClientStalled { // who is still sending used the time up
+			why = errOverall
+		}
 	}
 	return at, why
 }

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -282,6 +283,34 @@ func TestTraceMetricsAndLogsByOTLP(t *testing.T) {
 	p.log.flush(true)
 	if !strings.Contains(p.access.String(), `"trace":"`+traceID+`"`) {
 		t.Errorf("the access log does not name the trace:\n%s", p.access)
+	}
+}
+
+// TestSpanNamesAreFew: a client cannot make names by making up methods.
+func TestSpanNamesAreFew(t *testing.T) {
+	c := newCollector(t)
+	tele, err := New(t.Context(), Config{LogOutput: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPlane(t, tele)
+	for _, method := range []string{"OPTIONS", "PROPFIND", "get"} {
+		for _, path := range []string{"/hi", "/nowhere"} {
+			r := httptest.NewRequest(method, path, nil)
+			tele.Traced(p.sw).ServeHTTP(httptest.NewRecorder(), r)
+		}
+	}
+	if err := tele.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var names []string
+	for _, s := range c.spans {
+		names = append(names, s.Name)
+	}
+	if want := []string{"OPTIONS shop/hi", "OPTIONS", "HTTP shop/hi", "HTTP", "HTTP shop/hi", "HTTP"}; !slices.Equal(names, want) {
+		t.Errorf("spans %q, want %q", names, want)
 	}
 }
 

@@ -25,7 +25,7 @@ func (t *Telemetry) Traced(h http.Handler) http.Handler {
 		otelhttp.WithTracerProvider(t.Tracer), otelhttp.WithPropagators(t.Propagator),
 		// Requests are measured already, by revision and route.
 		otelhttp.WithMeterProvider(metricnoop.NewMeterProvider()),
-		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.Method }))
+		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return spanMethod(r.Method) }))
 }
 
 // Propagate returns what writes the span's context into the request that goes
@@ -56,7 +56,7 @@ func (s spans) Request(r *engine.Record) {
 		return
 	}
 	if r.Route != "" {
-		span.SetName(r.Method + " " + r.Route)
+		span.SetName(spanMethod(r.Method) + " " + r.Route)
 	}
 	span.SetAttributes(
 		s.group, s.instance,
@@ -77,4 +77,16 @@ func (s spans) Request(r *engine.Record) {
 	if r.Kind != "" && r.Status >= http.StatusInternalServerError {
 		span.SetStatus(codes.Error, r.Kind)
 	}
+}
+
+// spanMethod is a method as a span's name may hold it. Any token is a method, and
+// names are to be few: by OpenTelemetry's conventions it is HTTP for those that
+// nobody defined.
+func spanMethod(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodConnect, http.MethodOptions, http.MethodTrace:
+		return method
+	}
+	return "HTTP"
 }
