@@ -196,7 +196,7 @@ func (t *contestTree) insert(e entry) {
 		list = &n.slash
 	}
 	t.rivals = append(t.rivals, rival{entry: e, then: *list})
-	*list = int32(len(t.rivals) - 1) // bounded by MaxRoutes × MaxRouteHosts
+	*list = int32(len(t.rivals) - 1) // bounded by MaxRoutesOnHosts
 }
 
 // child returns the node a segment leads to, made if need be.

@@ -17,6 +17,7 @@ const (
 	MaxPatternBytes   = 2048    // bytes of a pattern in canonical form
 	MaxPathBytes      = 8192    // bytes of a request path, as it came and in canonical form
 	MaxRouteHosts     = 256     // hosts of a route
+	MaxRoutesOnHosts  = 1 << 22 // routes of a table, each as often as it has hosts
 	MaxRouteMethods   = 32      // methods of a route
 	MaxConditions     = 32      // header, query and cookie conditions of a route together
 	MaxConditionValue = 4096    // bytes of a condition's value

@@ -2,7 +2,9 @@ package route
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Severity tells a mistake from a remark.
@@ -109,6 +111,7 @@ type Problem struct {
 }
 
 // Error gives the problem in one line: place: route: field: message (hint).
+// What is not printable in it is written as an escape.
 func (p Problem) Error() string {
 	var b strings.Builder
 	if s := p.Place.String(); s != "" {
@@ -125,6 +128,22 @@ func (p Problem) Error() string {
 	b.WriteString(p.Message)
 	if p.Hint != "" {
 		b.WriteString(" (" + p.Hint + ")")
+	}
+	return printable(b.String())
+}
+
+func printable(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			quoted := strconv.QuoteRune(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
 	}
 	return b.String()
 }

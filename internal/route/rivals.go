@@ -82,7 +82,7 @@ func (v *validator) checkRivals() {
 		key := groupKey{e.host, shape}
 		id, ok := groups[key]
 		if !ok {
-			id = int32(len(list)) // bounded by MaxRoutes × MaxRouteHosts
+			id = int32(len(list)) // bounded by MaxRoutesOnHosts
 			groups[key] = id
 			list = append(list, group{first: int32(len(entries))})
 		}

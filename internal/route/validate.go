@@ -22,7 +22,9 @@ import (
 // time it takes grows with the table's size, not with its square.
 func Validate(t *Table) Problems {
 	v := &validator{table: t, regexps: make(map[string]error), modules: make(map[string]*moduleIndex, len(t.Modules))}
-	v.tableLimits()
+	if !v.tableLimits() {
+		return v.problems // the rest would take more time and memory than is allowed for
+	}
 	for _, m := range t.Modules {
 		ix := v.index(m)
 		if other := v.modules[m.Name]; other != nil {
@@ -122,10 +124,14 @@ func (v *validator) warn(m *Module, field, message, hint string) {
 	v.add(Problem{Severity: Warning, Place: m.Source.Place(field), Module: m.Name, Field: field, Message: message, Hint: hint})
 }
 
-func (v *validator) tableLimits() {
-	routes := 0
+// tableLimits tells whether the table has so few routes that each can be looked at.
+func (v *validator) tableLimits() bool {
+	routes, onHosts := 0, 0
 	for _, m := range v.table.Modules {
 		routes += len(m.Routes)
+		for i := range m.Routes {
+			onHosts += max(1, len(m.Routes[i].Hosts))
+		}
 	}
 	if n := len(v.table.Modules); n > MaxModules {
 		v.add(Problem{Message: fmt.Sprintf("the table has %d modules, more than %d", n, MaxModules), Hint: "join modules of one team"})
@@ -133,6 +139,10 @@ func (v *validator) tableLimits() {
 	if routes > MaxRoutes {
 		v.add(Problem{Message: fmt.Sprintf("the table has %d routes, more than %d", routes, MaxRoutes), Hint: "use another fleet for a part of them"})
 	}
+	if onHosts > MaxRoutesOnHosts {
+		v.add(Problem{Message: fmt.Sprintf("the routes of the table have %d hosts together, more than %d", onHosts, MaxRoutesOnHosts), Hint: "use wildcards, or leave hosts out"})
+	}
+	return routes <= MaxRoutes && onHosts <= MaxRoutesOnHosts
 }
 
 func (v *validator) checkModule(ix *moduleIndex) {

@@ -360,8 +360,36 @@ func TestValidateAsksForANormalizedTable(t *testing.T) {
 
 func TestMaxRoutes(t *testing.T) {
 	v := &validator{table: &Table{Modules: []*Module{{Routes: make([]Route, MaxRoutes)}, {Routes: make([]Route, 1)}}}}
-	v.tableLimits()
+	if v.tableLimits() {
+		t.Error("the routes are looked at")
+	}
 	wantProblem(t, v.problems, Error, "routes, more than")
+}
+
+// Routes that are few by themselves are many on the hosts that they name.
+func TestMaxRoutesOnHosts(t *testing.T) {
+	hosts := numbered("h%d.example.com", MaxRouteHosts)
+	routes := make([]Route, MaxRoutesOnHosts/MaxRouteHosts+1)
+	for i := range routes {
+		routes[i].Hosts = hosts
+	}
+	m := &Module{Name: "m", Routes: routes}
+	ps := Validate(&Table{Modules: []*Module{m}})
+	wantProblem(t, ps, Error, "hosts together, more than")
+	if len(ps) != 1 {
+		t.Errorf("%d problems: the routes were looked at", len(ps))
+	}
+	m.Routes = routes[1:]
+	if v := (&validator{table: &Table{Modules: []*Module{m}}}); !v.tableLimits() {
+		t.Error(v.problems)
+	}
+}
+
+func TestAProblemIsOneLineOfPrintableText(t *testing.T) {
+	p := Problem{Module: "m", Route: "a\x1b]0;x\a", Field: "middlewares.b\nc", Message: "is \u202e wrong", Hint: "say é"}
+	if got, want := p.Error(), `module m: a\x1b]0;x\a: middlewares.b\nc: is \u202e wrong (say é)`; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
 }
 
 func wantProblem(t *testing.T, ps Problems, severity Severity, words string) {

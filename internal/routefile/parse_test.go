@@ -288,3 +288,19 @@ func TestDefaultsAreThoseOfNormalize(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// A problem is one short line of printable text, whatever the file holds.
+func TestProblemsAreShortAndPrintable(t *testing.T) {
+	long := strings.Repeat("9", 1<<20)
+	text := "apiVersion: routerd/v1\nmodule: shop\nroutes:\n  - path: /a\n    respond: " + long +
+		"\n    middlewares: [\"" + long + "\"]\n    \"\\e]0;x\\a\": 1\n"
+	_, problems := parse(text)
+	if len(problems) != 3 {
+		t.Errorf("%d problems", len(problems))
+	}
+	for _, p := range problems {
+		if s := p.Error(); len(s) > 500 || strings.ContainsAny(s, "\x1b\a\n") {
+			t.Errorf("%d bytes: %.300q", len(s), s)
+		}
+	}
+}

@@ -33,7 +33,7 @@ func (r *respond) UnmarshalNode(d *yamlfile.Decoder, n *yamlfile.Node) {
 		return
 	}
 	if n.Kind == yamlfile.Number {
-		d.Want(n, "the body as text, or a map", "for a status alone write {status: "+n.Text+"}")
+		d.Want(n, "the body as text, or a map", fmt.Sprintf("for a status alone write {status: %.40s}", n.Text))
 		return
 	}
 	textOrMap(d, n, "the body as text, or a map with status, headers and body", (*respondSpec)(r))
@@ -213,7 +213,7 @@ func (m definition) MarshalNode() any {
 func (l *link) UnmarshalNode(d *yamlfile.Decoder, n *yamlfile.Node) {
 	switch {
 	case n.Kind == yamlfile.String:
-		d.Want(n, "a map with use or a kind", "write {use: "+n.Text+"}")
+		d.Want(n, "a map with use or a kind", fmt.Sprintf("write {use: %.80s}", n.Text))
 	case n.Kind == yamlfile.Map && n.Field("use") != nil:
 		var use struct {
 			Use string `json:"use"`

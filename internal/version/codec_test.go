@@ -358,6 +358,8 @@ func TestI6_ManifestsThatLieAreRefused(t *testing.T) {
 		"capability too long":   func(m *Manifest) { m.Capabilities = append(m.Capabilities, "z"+strings.Repeat("z", maxNameBytes)) },
 		"modules exchanged":     func(m *Manifest) { slices.Reverse(m.Modules) },
 		"module twice":          func(m *Manifest) { m.Modules = append(m.Modules, m.Modules[1]) },
+		"module name of lines":  func(m *Manifest) { m.Modules[0].Name = "a\nb" },
+		"module name of blanks": func(m *Manifest) { m.Modules[0].Name = "a b" },
 		"module without name":   func(m *Manifest) { m.Modules[0].Name = "" },
 		"more routes":           func(m *Manifest) { m.Modules[0].Routes++ },
 		"fewer routes":          func(m *Manifest) { m.Modules[0].Routes-- },
@@ -386,6 +388,59 @@ func TestI6_ManifestsThatLieAreRefused(t *testing.T) {
 	}
 }
 
+// A module's digest is of its name and its chunks: no name may say what a chunk does.
+func TestI6_ModulesOfOneDigestAreRefused(t *testing.T) {
+	s := encode(t, &route.Table{Modules: []*route.Module{manyRoutes("x", 3)}})
+	chunks := s.Manifest.Modules[0].Chunks
+	forged := fmt.Sprintf("x\n%s %d", chunks[0].Digest, chunks[0].Size)
+	if moduleDigest(forged, nil) != s.Manifest.Modules[0].Digest {
+		t.Fatal("this is not how digests are made")
+	}
+	d, b := remanifest(s, func(m *Manifest) { m.Modules = []ModuleEntry{{Name: forged}} })
+	if _, err := ParseManifest(d, b); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a module with the digest of another: %v", err)
+	}
+}
+
+// Limits that Validate holds bind a hand-written snapshot before it is in memory.
+func TestI6_RecordsAreBounded(t *testing.T) {
+	for tag, c := range map[byte]struct {
+		record string
+		most   int
+	}{
+		tagUpstream:   {strings.Repeat("\x00", 11), route.MaxUpstreams},
+		tagMiddleware: {"\x00\x00\x01", route.MaxMiddlewares},
+		tagTest:       {"\x00\x00\x00\x00\x00\x01\x00\x00", route.MaxTests},
+	} {
+		d := newModuleReader("m", 0)
+		d.s = string(tag) + c.record
+		for range c.most + 1 {
+			d.off, d.symbols = 0, nil
+			clear(d.known)
+			if d.record(); d.err != nil {
+				break
+			}
+		}
+		if have := len(d.m.Upstreams) + len(d.m.Middlewares) + len(d.m.Tests); d.err == nil || have != c.most || !strings.Contains(d.err.Error(), "more than") {
+			t.Errorf("records of kind %d: %d of them and %v", tag, have, d.err)
+		}
+	}
+
+	var m Manifest
+	size := MaxChunkBytes
+	for i := range route.MaxRoutes/(4*size/minRecord) + 2 {
+		e := ModuleEntry{Name: fmt.Sprintf("m%d", i+10), Routes: 4 * size / minRecord}
+		for range 4 {
+			e.Chunks = append(e.Chunks, ChunkRef{Size: size})
+		}
+		m.Modules = append(m.Modules, e)
+	}
+	b := m.encode()
+	if _, err := ParseManifest(DigestOf(b), b); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "routes, at most") {
+		t.Errorf("too many routes in all modules together: %v", err)
+	}
+}
+
 func TestAnotherFormatIsNamed(t *testing.T) {
 	b := []byte("RDM\x02anything")
 	if _, err := ParseManifest(DigestOf(b), b); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "format 2, this build reads 1") {
@@ -409,6 +464,11 @@ func TestEncodeRefusesWhatItCannotHold(t *testing.T) {
 		"modules out of order":     {Modules: []*route.Module{{Name: "b"}, {Name: "a"}}},
 		"module twice":             {Modules: []*route.Module{{Name: "a"}, {Name: "a"}}},
 		"module without name":      {Modules: []*route.Module{{}}},
+		"module name of lines":     {Modules: []*route.Module{{Name: "a\nb"}}},
+		"too many upstreams":       module(func(m *route.Module) { m.Upstreams = make([]route.Upstream, route.MaxUpstreams+1) }),
+		"too many middlewares":     module(func(m *route.Module) { m.Middlewares = make([]route.NamedMiddleware, route.MaxMiddlewares+1) }),
+		"too many tests":           module(func(m *route.Module) { m.Tests = make([]route.Test, route.MaxTests+1) }),
+		"too many routes":          module(func(m *route.Module) { m.Routes = make([]route.Route, route.MaxRoutes+1) }),
 		"upstreams out of order":   module(func(m *route.Module) { m.Upstreams = []route.Upstream{{Name: "b"}, {Name: "a"}} }),
 		"middlewares out of order": module(func(m *route.Module) { m.Middlewares = []route.NamedMiddleware{{Name: "b"}, {Name: "a"}} }),
 		"hosts out of order":       module(func(m *route.Module) { m.Routes[0].Hosts = []string{"b", "a"} }),

@@ -154,7 +154,7 @@ func decodeManifest(s string) (Manifest, error) {
 		r.fail("%d modules, at most %d are allowed", n, route.MaxModules)
 		n = 0
 	}
-	total := 0
+	total, routes := 0, 0
 	for range n {
 		e := r.moduleEntry()
 		if k := len(m.Modules); k > 0 && m.Modules[k-1].Name >= e.Name {
@@ -163,6 +163,7 @@ func decodeManifest(s string) (Manifest, error) {
 		for _, c := range e.Chunks {
 			total += c.Size
 		}
+		routes += e.Routes
 		m.Modules = append(m.Modules, e)
 		if r.err != nil {
 			break
@@ -170,6 +171,9 @@ func decodeManifest(s string) (Manifest, error) {
 	}
 	if total > MaxSnapshotBytes {
 		r.fail("chunks of %d bytes, at most %d are allowed", total, MaxSnapshotBytes)
+	}
+	if routes > route.MaxRoutes {
+		r.fail("%d routes, at most %d are allowed", routes, route.MaxRoutes)
 	}
 	if r.more() {
 		r.fail("bytes after the end")
@@ -188,8 +192,17 @@ func (r *reader) name(what string) string {
 	return s
 }
 
+// visible tells whether a module's name has no byte that could end it in what
+// moduleDigest hashes.
+func visible(name string) bool {
+	return !strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c == 0x7f })
+}
+
 func (r *reader) moduleEntry() ModuleEntry {
 	e := ModuleEntry{Name: r.name("module")}
+	if !visible(e.Name) {
+		r.fail("module name %q has white space or a control character", e.Name)
+	}
 	routes := r.uvarint()
 	if n := r.count(minManifestChunk); n > 0 {
 		e.Chunks = make([]ChunkRef, n)

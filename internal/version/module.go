@@ -219,10 +219,16 @@ func (d *moduleReader) record() {
 	m := d.m
 	switch tag {
 	case tagUpstream:
+		if d.full("upstreams", len(m.Upstreams), route.MaxUpstreams) {
+			return
+		}
 		m.Upstreams = append(m.Upstreams, route.Upstream{})
 		u := &m.Upstreams[len(m.Upstreams)-1]
 		d.upstream(u)
 	case tagMiddleware:
+		if d.full("middlewares", len(m.Middlewares), route.MaxMiddlewares) {
+			return
+		}
 		m.Middlewares = append(m.Middlewares, route.NamedMiddleware{})
 		mw := &m.Middlewares[len(m.Middlewares)-1]
 		d.middleware(mw)
@@ -234,12 +240,24 @@ func (d *moduleReader) record() {
 		m.Routes = m.Routes[:len(m.Routes)+1]
 		d.route(&m.Routes[len(m.Routes)-1])
 	case tagTest:
+		if d.full("tests", len(m.Tests), route.MaxTests) {
+			return
+		}
 		m.Tests = append(m.Tests, route.Test{})
 		t := &m.Tests[len(m.Tests)-1]
 		d.test(t)
 	default:
 		d.fail("records of kind %d are not known to this build", tag)
 	}
+}
+
+// full refuses one record more than a module may have. Records are some bytes
+// each and take a hundred times that.
+func (d *moduleReader) full(what string, have, most int) bool {
+	if have >= most {
+		d.fail("more than %d %s", most, what)
+	}
+	return have >= most
 }
 
 // hash is what the cutter wants to know of the last record.

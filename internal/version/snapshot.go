@@ -26,13 +26,22 @@ func Encode(t *route.Table) (*Snapshot, error) {
 	if len(t.Modules) > route.MaxModules {
 		return nil, fmt.Errorf("encode table: %d modules, at most %d are allowed", len(t.Modules), route.MaxModules)
 	}
-	total := 0
+	total, routes := 0, 0
 	for i, m := range t.Modules {
 		switch {
 		case m.Name == "" || len(m.Name) > maxNameBytes:
 			return nil, fmt.Errorf("encode table: module has a name of %d bytes, 1 to %d are allowed", len(m.Name), maxNameBytes)
+		case !visible(m.Name):
+			return nil, fmt.Errorf("encode table: module name %q has white space or a control character", m.Name)
 		case i > 0 && t.Modules[i-1].Name >= m.Name:
 			return nil, fmt.Errorf("encode table: not normalized: module %s is out of order", m.Name)
+		}
+		if len(m.Upstreams) > route.MaxUpstreams || len(m.Middlewares) > route.MaxMiddlewares || len(m.Tests) > route.MaxTests {
+			return nil, fmt.Errorf("encode module %s: %d upstreams, %d middlewares and %d tests, at most %d, %d and %d are allowed", m.Name,
+				len(m.Upstreams), len(m.Middlewares), len(m.Tests), route.MaxUpstreams, route.MaxMiddlewares, route.MaxTests)
+		}
+		if routes += len(m.Routes); routes > route.MaxRoutes {
+			return nil, fmt.Errorf("encode table: more than %d routes", route.MaxRoutes)
 		}
 		chunks, err := encodeModule(m)
 		if err != nil {

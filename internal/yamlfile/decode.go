@@ -57,7 +57,7 @@ func (d *Decoder) Want(n *Node, want, hint string) {
 	case Null:
 		message, hint = "has no value, want "+want, "give it one, or leave the field out"
 	case Number, Bool:
-		message += " (" + n.Text + ")"
+		message += " (" + excerpt(n.Text) + ")"
 	}
 	d.Fail(n.Pos, "", message, hint)
 }
@@ -98,7 +98,7 @@ func (d *Decoder) decode(n *Node, v reflect.Value) {
 	case n.Kind == String:
 		if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 			if err := u.UnmarshalText([]byte(n.Text)); err != nil {
-				d.Fail(n.Pos, "", err.Error(), "")
+				d.Fail(n.Pos, "", fmt.Sprintf("%.200s", err), "")
 			}
 			return
 		}
@@ -124,7 +124,7 @@ func (d *Decoder) scalar(n *Node, v reflect.Value) {
 		}
 		var hint string
 		if n.Kind == Number || n.Kind == Bool {
-			hint = fmt.Sprintf("write %q", n.Text)
+			hint = fmt.Sprintf("write %q", excerpt(n.Text))
 		}
 		d.Want(n, "text", hint)
 	case reflect.Bool:
@@ -137,7 +137,7 @@ func (d *Decoder) scalar(n *Node, v reflect.Value) {
 		if s, ok := d.whole(n); ok {
 			i, err := strconv.ParseInt(s, 10, v.Type().Bits())
 			if err != nil {
-				d.Fail(n.Pos, "", fmt.Sprintf("%s is out of range", n.Text), "")
+				d.Fail(n.Pos, "", excerpt(n.Text)+" is out of range", "")
 				return
 			}
 			v.SetInt(i)
@@ -146,7 +146,7 @@ func (d *Decoder) scalar(n *Node, v reflect.Value) {
 		if s, ok := d.whole(n); ok {
 			u, err := strconv.ParseUint(s, 10, v.Type().Bits())
 			if err != nil {
-				d.Fail(n.Pos, "", fmt.Sprintf("%s is out of range", n.Text), "")
+				d.Fail(n.Pos, "", excerpt(n.Text)+" is out of range", "")
 				return
 			}
 			v.SetUint(u)
@@ -163,7 +163,7 @@ func (d *Decoder) scalar(n *Node, v reflect.Value) {
 		}
 		f, err := strconv.ParseFloat(s, v.Type().Bits())
 		if err != nil || math.IsInf(f, 0) {
-			d.Fail(n.Pos, "", n.Text+" is out of range", "")
+			d.Fail(n.Pos, "", excerpt(n.Text)+" is out of range", "")
 			return
 		}
 		v.SetFloat(f)
@@ -180,7 +180,7 @@ func (d *Decoder) whole(n *Node) (string, bool) {
 	}
 	s, err := canonicalNumber(n.Text)
 	if err != nil || strings.ContainsAny(s, ".e") {
-		d.Fail(n.Pos, "", fmt.Sprintf("want a whole number, got %.40s", n.Text), "")
+		d.Fail(n.Pos, "", "want a whole number, got "+excerpt(n.Text), "")
 		return "", false
 	}
 	return s, true
@@ -191,7 +191,7 @@ func (d *Decoder) duration(n *Node, v reflect.Value) {
 	if n.Kind != String {
 		var hint string
 		if n.Kind == Number && n.Text != "" {
-			hint = "write " + n.Text + "s for seconds"
+			hint = "write " + excerpt(n.Text) + "s for seconds"
 		}
 		d.Want(n, want, hint)
 		return
@@ -208,7 +208,7 @@ func (d *Decoder) list(n *Node, v reflect.Value) {
 	if n.Kind != List {
 		var hint string
 		if n.Kind == String {
-			hint = "write [" + n.Text + "]"
+			hint = "write [" + excerpt(n.Text) + "]"
 		}
 		d.Want(n, "a list", hint)
 		return
@@ -272,7 +272,7 @@ func zeroText(n *Node) string {
 	if n.Text == "" {
 		return "empty"
 	}
-	return n.Text
+	return excerpt(n.Text)
 }
 
 func (d *Decoder) unknown(f Field, fields []structField) {

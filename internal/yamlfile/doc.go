@@ -12,15 +12,19 @@
 // not a bool and an octal. Text is never guessed from a number: version: 1.10
 // for a text field is a problem that tells to quote it. Anchors, aliases and
 // merge keys (<<) are read. Refused are duplicate keys, unknown fields, keys
-// that are not text, tags other than those of the core schema, and an empty
-// value where one is wanted.
+// that are not text or longer than MaxKey, tags other than those of the core
+// schema, an empty value where one is wanted, and, unless as escapes, control
+// characters and those that turn the direction of text: what a reviewer sees is
+// what is read.
 //
 // # Invariants
 //
 //   - What Encode writes, Parse reads back as equal values, whatever text
 //     is in them.
 //   - Nothing that is read makes the package panic, nest deeper than MaxDepth or
-//     grow beyond MaxBytes of text and MaxAliased values that came by aliases.
+//     grow beyond MaxBytes of text, MaxValues values and MaxAliased that came by
+//     aliases.
+//   - A problem is a line of printable text, however long what it is about.
 //   - A number keeps all its digits up to where a Go type is asked for.
 //
 // # Concurrency

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // A Marshaler gives the value to be written in its place.
@@ -48,7 +49,24 @@ func EncodeJSON(v any) ([]byte, error) {
 		return nil, fmt.Errorf("indent JSON: %w", err)
 	}
 	out.WriteByte('\n')
-	return out.Bytes(), nil
+	return escapeUnseen(out.Bytes()), nil
+}
+
+// escapeUnseen makes JSON a file that Parse takes. What is unseen can stand
+// only in text.
+func escapeUnseen(data []byte) []byte {
+	if !bytes.ContainsFunc(data, unseen) {
+		return data
+	}
+	var out []byte
+	for _, r := range string(data) {
+		if unseen(r) {
+			out = fmt.Appendf(out, `\u%04x`, r)
+		} else {
+			out = utf8.AppendRune(out, r)
+		}
+	}
+	return out
 }
 
 // NodeOf gives a Go value as a node without places.

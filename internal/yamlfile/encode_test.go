@@ -161,3 +161,32 @@ inner:
 		t.Error("a channel was written")
 	}
 }
+
+// What a file may not hold as it is, the encoders write as escapes.
+func TestUnseenCharactersAreWrittenAsEscapes(t *testing.T) {
+	want := map[string]string{"a\u202e\x7f": "\u009b]0;x\u2066"}
+	for name, encode := range map[string]func(any) ([]byte, error){"YAML": Encode, "JSON": EncodeJSON} {
+		b, err := encode(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs, ps := Parse("f", b)
+		if len(ps) > 0 {
+			t.Fatalf("%s: %s: %v", name, b, ps)
+		}
+		got := map[string]string{}
+		if ps := Decode(docs[0], &got); len(ps) > 0 {
+			t.Fatal(ps)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
+	}
+	canonical, err := (&Node{Kind: String, Text: "\u202e\x7f"}).JSON()
+	if err != nil || string(canonical) != "\"\u202e\x7f\"" {
+		t.Errorf("canonical JSON changed: %q, %v", canonical, err)
+	}
+	if n, err := ParseJSON(canonical); err != nil || n.Text != "\u202e\x7f" {
+		t.Errorf("canonical JSON is not read: %v", err)
+	}
+}

@@ -76,6 +76,9 @@ func (r *jsonReader) position(offset int) Position {
 func (r *jsonReader) value(field string, depth int) *Node {
 	t, pos, raw := r.next()
 	n := &Node{Pos: pos, written: 1}
+	if !r.bears(pos, field) {
+		return nil
+	}
 	switch v := t.(type) {
 	case nil:
 		n.Kind = Null
@@ -117,6 +120,10 @@ func (r *jsonReader) object(n *Node, field string, depth int) *Node {
 	for r.dec.More() {
 		t, pos, raw := r.next()
 		key := r.text(t.(string), raw, pos, field)
+		if len(key) > MaxKey {
+			r.longKey(pos, field)
+			return nil
+		}
 		v := r.value(join(field, key), depth+1)
 		if v == nil {
 			return nil

@@ -13,7 +13,9 @@ import (
 const (
 	MaxBytes   = 16 << 20 // of one file
 	MaxDepth   = 64       // of lists and maps in each other
-	MaxAliased = 1 << 16  // values that a document's aliases may add to those written in it
+	MaxAliased = 1 << 16  // values that a document's aliases may add to those written in it; 64 bytes of text count as one more
+	MaxValues  = 1 << 21  // in one file
+	MaxKey     = 1 << 10  // bytes of a key
 )
 
 // A Kind is what a Node is.
@@ -43,7 +45,7 @@ type Node struct {
 	Items  []*Node // of a List
 	Fields []Field // of a Map, in the order written, each key once
 
-	written int // how many values stand here with aliases expanded, itself included
+	written int // how many values stand here with aliases expanded, itself included and long text weighed
 	height  int // how deep lists and maps are nested here; 0 for a scalar
 }
 
@@ -64,11 +66,14 @@ func (n *Node) Field(key string) *Node {
 	return nil
 }
 
-// holds accounts for a value that n holds.
-func (n *Node) holds(v *Node) {
-	n.written += v.written
+// holds accounts for a value that n holds, under a key if n is a map.
+func (n *Node) holds(key string, v *Node) {
+	n.written += v.written + weight(key)
 	n.height = max(n.height, v.height+1)
 }
+
+// weight is how many values a text counts for beside its own.
+func weight(text string) int { return len(text) / 64 }
 
 // A Document is one document of a file.
 type Document struct {
@@ -78,7 +83,8 @@ type Document struct {
 
 // Walk calls visit for every value with its field path, such as
 // "routes[2].path", an outer one before those in it. A value under a key has
-// the place of its key. The root's path is empty.
+// the place of its key. The root's path is empty, and a path that grows past
+// maxPath stays that of what is around the value.
 func (d *Document) Walk(visit func(field string, pos Position, n *Node)) {
 	walk("", d.Root.Pos, d.Root, visit)
 }
@@ -93,14 +99,25 @@ func walk(field string, pos Position, n *Node, visit func(string, Position, *Nod
 	}
 }
 
+// maxPath bounds the path of a field: each value has one, and many may be kept.
+const maxPath = 1024
+
 func join(field, key string) string {
-	if field == "" {
+	switch {
+	case len(field)+len(key) > maxPath:
+		return field
+	case field == "":
 		return key
 	}
 	return field + "." + key
 }
 
-func index(field string, i int) string { return field + "[" + strconv.Itoa(i) + "]" }
+func index(field string, i int) string {
+	if len(field) > maxPath {
+		return field
+	}
+	return field + "[" + strconv.Itoa(i) + "]"
+}
 
 // JSON returns the value in canonical JSON: keys sorted by their bytes, no
 // white space, numbers with all their digits in one form. Equal values have

@@ -11,6 +11,10 @@ import (
 // text stands for a long one.
 const maxExponent = 400
 
+// maxDigits bounds what is written of a number: putting it in another base
+// takes the square of it.
+const maxDigits = 400
+
 // plainKind tells what a plain scalar is by the YAML 1.2 core schema. Its last
 // result is the text of the Node: true and false in lower case.
 func plainKind(s string) (Kind, string) {
@@ -68,6 +72,9 @@ func cutExponent(s string) (mantissa, exponent string, ok bool) {
 // canonicalNumber gives the one form of a number: its significant digits,
 // without an exponent where it is short so.
 func canonicalNumber(s string) (string, error) {
+	if len(s) > maxDigits {
+		return "", fmt.Errorf("%.40q… is a number of more than %d characters", s, maxDigits)
+	}
 	if strings.HasPrefix(s, "0x") || strings.HasPrefix(s, "0o") {
 		v, ok := new(big.Int).SetString(s, 0)
 		if !ok {

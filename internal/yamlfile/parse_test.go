@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -56,6 +57,23 @@ func TestParse(t *testing.T) {
 		{"merge of no map", "<<: 1", "f:1:5: <<: can merge only maps, got a number"},
 		{"directive", "%YAML 1.1\n---\na: 1", "f:1:1: the directive %YAML 1.1 is not read (leave it out)"},
 		{"not UTF-8", "a: é\nb: \xff", "f:2:4: is not UTF-8 text here"},
+		{"unseen characters", "a: \x7f", "f:1:4: has the control character U+007F here (write it as an escape in double quotes)"},
+		{"unseen characters in JSON", "{\"a\": \"\u202e\"}", "f:1:8: has the control character U+202E here (write it as an escape in double quotes)"},
+		{"unseen characters as escapes", `["\x7f", "\u009b", "\u202e"]`, "[\"\x7f\",\"\u009b\",\"\u202e\"]"},
+		{"text from right to left", "a: שלום \u200f!", "{\"a\":\"שלום \u200f!\"}"},
+		{
+			"unseen characters in a key", `{"\u001b]0;x\u0007": {"\u009b": 1, "\u009b": 2}}`,
+			`f:1:36: \x1b]0;x\a.\u009b: the key "\u009b" stands twice (first at line 1)`,
+		},
+		{"a long number", "a: " + strings.Repeat("1", 401), `line 1: "` + strings.Repeat("1", 40) + `"… is a number of more than 400 characters`},
+		{
+			"entries in brackets", "[? a : b, c: d, {? e : f, g: http://h:80/i:j, ? k}, &m !!str n, *m : o]",
+			`[{"a":"b"},{"c":"d"},{"e":"f","g":"http://h:80/i:j","k":null},"n",{"n":"o"}]`,
+		},
+		{"long key", strings.Repeat("k", MaxKey+1) + ": 1", "f:1:1026: has a key of more than 1024 bytes"},
+		{"long key in JSON", `{"a": {"` + strings.Repeat("k", MaxKey+1) + `": 1}}`, "f:1:8: a: has a key of more than 1024 bytes"},
+		{"long key with a question mark", "? !!str &a " + strings.Repeat("k", MaxKey+1) + "\n: 1", "f:1:1: has a key of more than 1024 bytes"},
+		{"long key by an alias", "a: &a " + strings.Repeat("k", MaxKey+1) + "\n*a : 1", "f:1:7: has a key of more than 1024 bytes"},
 		{"control character", "a: \x01", "f:1:4: has the control character U+0001 here (write it as an escape in double quotes)"},
 		{"open bracket", "a: [1, 2", "f:1:4: is not YAML: sequence end token ']' not found"},
 		{"half a surrogate pair", `{"a": "\ud83d"}`, "f:1:7: a: has an escape of half a surrogate pair"},
@@ -83,8 +101,20 @@ func TestAliasesAreBounded(t *testing.T) {
 	for i := 1; i < 10; i++ {
 		text += fmt.Sprintf("a%d: &a%d [%s]\n", i, i, strings.Repeat(fmt.Sprintf("*a%d, ", i-1), 10))
 	}
-	if got, want := read("f", text), "aliases expand to more than 65536 values"; !strings.Contains(got, want) || strings.Count(got, "\n") > 0 {
-		t.Errorf("got %s, want one problem with: %s", got, want)
+	long := strings.Repeat("x", 64<<10)
+	for name, text := range map[string]string{
+		"values": text,
+		"text":   "a: &a " + long + "\nb: [" + strings.Repeat("*a, ", 64) + "]",
+		"keys":   "a: &a {" + strings.Repeat("k", MaxKey) + ": 1}\nb: [" + strings.Repeat("*a, ", 4096) + "]",
+		"merges": "a: &a {" + strings.Repeat("k", MaxKey) + ": 1}\nb: [" + strings.Repeat("{<<: *a}, ", 4096) + "]",
+		"tags":   "a: &a !!str " + strings.Repeat("1", 64<<10) + "\nb: [" + strings.Repeat("*a, ", 64) + "]",
+	} {
+		if got, want := read("f", text), "aliases expand to more than 65536 values"; !strings.Contains(got, want) || strings.Count(got, "\n") > 0 {
+			t.Errorf("%s: got %.300s, want one problem with: %s", name, got, want)
+		}
+	}
+	if got := read("f", "a: &a "+long+"\nb: ["+strings.Repeat("*a, ", 60)+"]"); strings.Contains(got, "expand") {
+		t.Errorf("60 times the longest body: %.300s", got)
 	}
 }
 
@@ -100,20 +130,32 @@ func TestHostileShapesAreRefused(t *testing.T) {
 		indents.WriteString(strings.Repeat(" ", i) + "a:\n")
 	}
 	for name, c := range map[string]struct{ text, want string }{
-		"lists":       {strings.Repeat("[", n), "nested deeper"},
-		"maps":        {strings.Repeat("{a: ", n), "nested deeper"},
-		"dashes":      {strings.Repeat("- ", n), "nested deeper"},
-		"questions":   {strings.Repeat("? ", n), "nested deeper"},
-		"tags":        {strings.Repeat("!!seq ", n), "nested deeper"},
-		"anchors":     {strings.Repeat("&a ", n), "nested deeper"},
-		"merges":      {strings.Repeat("{<<: ", n), "nested deeper"},
-		"lines":       {strings.Repeat("[\n", n), "nested deeper"},
-		"indentation": {indents.String(), "nested deeper"},
-		"keys":        {keys.String(), "more than 10000 keys"},
-		"deep keys":   {"a:\n  - b: |\n" + strings.ReplaceAll("\n"+keys.String(), "\n", "\n    "), "more than 10000 keys"},
-		"no values":   {strings.Repeat("-\n", n), "more than 10000 empty values"},
-		"documents":   {strings.Repeat("--- a\n", n), "more than 1000 documents"},
-		"problems":    {strings.Repeat("- !a b\n", 2*MaxProblems), "and 1000 problems more"},
+		"lists":             {strings.Repeat("[", n), "nested deeper"},
+		"maps":              {strings.Repeat("{a: ", n), "nested deeper"},
+		"dashes":            {strings.Repeat("- ", n), "nested deeper"},
+		"questions":         {strings.Repeat("? ", n), "nested deeper"},
+		"tags":              {strings.Repeat("!!seq ", n), "nested deeper"},
+		"anchors":           {strings.Repeat("&a ", n), "nested deeper"},
+		"merges":            {strings.Repeat("{<<: ", n), "nested deeper"},
+		"lines":             {strings.Repeat("[\n", n), "nested deeper"},
+		"indentation":       {indents.String(), "nested deeper"},
+		"keys":              {keys.String(), "more than 10000 keys"},
+		"deep keys":         {"a:\n  - b: |\n" + strings.ReplaceAll("\n"+keys.String(), "\n", "\n    "), "more than 10000 keys"},
+		"no values":         {strings.Repeat("-\n", n), "more than 10000 empty values"},
+		"documents":         {strings.Repeat("--- a\n", n), "more than 1000 documents"},
+		"flow dashes":       {"[" + strings.Repeat("- ", n), "a dash cannot begin"},
+		"flow anchors":      {"[" + strings.Repeat("&a ", n), "nested deeper"},
+		"flow tags":         {"[" + strings.Repeat("!a ", n), "nested deeper"},
+		"flow questions":    {"{" + strings.Repeat("? ", n), "a question mark must"},
+		"flow keys":         {"[" + strings.Repeat("\na: 1", n), "two colons in one entry"},
+		"flow lists":        {strings.Repeat("[1,&a !!seq ", n), "nested deeper"},
+		"anchors on lines":  {strings.Repeat("&a # x\n", n), "nested deeper"},
+		"tags on lines":     {strings.Repeat("!a\n", n), "nested deeper"},
+		"tagged maps":       {strings.Repeat("a: !!map\n b: !!map\n", n), "nested deeper"},
+		"wrong bracket":     {strings.Repeat("{k: [a: 1\n },k: ", n), "found } without its other half"},
+		"swallowed bracket": {"[" + strings.Repeat("{k:\n \"a\": 1\n },k: ", n), "two colons in one entry"},
+		"swallowed after ?": {"[" + strings.Repeat("{k:\n ? a\n },k: ", n), "a question mark must"},
+		"problems":          {strings.Repeat("- !a b\n", 2*MaxProblems), "and 1000 problems more"},
 	} {
 		if name == "deep keys" {
 			c.text = strings.Replace(c.text, "b: |", "b: 1", 1)
@@ -121,6 +163,75 @@ func TestHostileShapesAreRefused(t *testing.T) {
 		if got := read("f", c.text); !strings.Contains(got, c.want) {
 			t.Errorf("%s: got %.300s, want: %s", name, got, c.want)
 		}
+	}
+}
+
+// Each value has a path, so long keys around many values are refused.
+func TestPathsAreBounded(t *testing.T) {
+	key := strings.Repeat("k", MaxKey)
+	deep := func(open, shut string) string {
+		return strings.Repeat(open, 40) + "[" + strings.Repeat("0,", 20_000) + "0]" + strings.Repeat(shut, 40)
+	}
+	var block strings.Builder
+	for i := range 40 {
+		block.WriteString(strings.Repeat(" ", i) + key + ":\n")
+	}
+	block.WriteString(strings.Repeat(strings.Repeat(" ", 40)+"- 0\n", 20_000))
+	const want = "has keys that are too long for so many values"
+	if got := read("f", deep("{"+key+": ", "}")); !strings.Contains(got, want) {
+		t.Errorf("flow: got %.100s", got)
+	}
+	if got := read("f", block.String()); !strings.Contains(got, want) {
+		t.Errorf("block: got %.100s", got)
+	}
+	docs, ps := Parse("f", []byte(deep(`{"`+key+`":`, "}")))
+	if len(ps) > 0 {
+		t.Fatalf("%.300s", ps)
+	}
+	docs[0].Walk(func(field string, _ Position, _ *Node) {
+		if len(field) > 2*maxPath {
+			t.Fatalf("JSON: a path of %d bytes", len(field))
+		}
+	})
+	p := &parser{paths: maxPaths - 4}
+	if roots := p.parseJSON([]byte(`{"kk": [1]}`)); roots != nil || len(p.problems) != 1 || !strings.Contains(p.problems[0].Message, want) {
+		t.Errorf("JSON: %v", p.problems)
+	}
+}
+
+func TestValuesAreBounded(t *testing.T) {
+	p := &parser{values: MaxValues - 3}
+	if roots := p.parseJSON([]byte(`[1, 2]`)); len(roots) != 1 || len(p.problems) != 0 {
+		t.Errorf("as many as are allowed: %v", p.problems)
+	}
+	if roots := p.parseJSON([]byte(`[1, 2]`)); roots != nil || len(p.problems) != 1 || !strings.Contains(p.problems[0].Message, "more than 2097152 values") {
+		t.Errorf("JSON: %v", p.problems)
+	}
+	c := counter{keys: map[int]int{}, levels: make([]level, 1)}
+	tokens := lexer.Tokenize("a: [1, {b: 2, c: 3}]\nd:\n  - 4\n  - 5\n")
+	for i := range tokens {
+		c.count(tokens, i)
+	}
+	if c.values != 8 {
+		t.Errorf("YAML: counted %d values, want 8", c.values)
+	}
+}
+
+func TestMessagesAreShort(t *testing.T) {
+	long := strings.Repeat("9", 1<<20)
+	for _, value := range []string{long, `"` + strings.Repeat("x", 1<<20) + `"`} {
+		for _, field := range []string{"text", "whole", "natural", "number", "bool", "duration", "list", "map"} {
+			docs, ps := Parse("f", []byte(field+": "+value))
+			if len(ps) > 0 {
+				t.Fatalf("%.300s", ps)
+			}
+			if got := Decode(docs[0], new(everything)).Error(); len(got) > 1000 {
+				t.Errorf("%s: %d bytes: %.300s", field, len(got), got)
+			}
+		}
+	}
+	if got := read("f", "%YAML "+long+"\n---\na"); len(got) > 1000 {
+		t.Errorf("%d bytes: %.300s", len(got), got)
 	}
 }
 

@@ -3,7 +3,10 @@ package yamlfile
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // A Position is where something was written. Both count from 1, columns in
@@ -22,6 +25,7 @@ type Problem struct {
 }
 
 // Error gives the problem in one line: file:line:column: field: message (hint).
+// What is not printable in it is written as an escape.
 func (p Problem) Error() string {
 	var b strings.Builder
 	b.WriteString(p.File)
@@ -38,8 +42,34 @@ func (p Problem) Error() string {
 	if p.Hint != "" {
 		b.WriteString(" (" + p.Hint + ")")
 	}
+	return printable(b.String())
+}
+
+func printable(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			quoted := strconv.QuoteRune(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+	}
 	return b.String()
 }
+
+// excerpt is as much of a text as a message holds.
+func excerpt(s string) string {
+	if utf8.RuneCountInString(s) > maxExcerpt {
+		return fmt.Sprintf("%.*s…", maxExcerpt, s)
+	}
+	return s
+}
+
+const maxExcerpt = 40 // characters
 
 // Problems is every problem that was found, in the order of their places.
 type Problems []Problem

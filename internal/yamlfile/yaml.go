@@ -69,7 +69,7 @@ func directive(d *ast.DirectiveNode) string {
 func (p *parser) syntax(err error) {
 	var e yaml.Error
 	if !errors.As(err, &e) {
-		p.fail(Position{}, "", "is not YAML: "+err.Error(), "")
+		p.fail(Position{}, "", fmt.Sprintf("is not YAML: %.200s", err), "")
 		return
 	}
 	var pos Position
@@ -80,24 +80,35 @@ func (p *parser) syntax(err error) {
 	if strings.Contains(e.GetMessage(), "\t") {
 		hint = "indent with spaces: YAML takes no tabs"
 	}
-	p.fail(pos, "", "is not YAML: "+strings.ReplaceAll(e.GetMessage(), "\t", `\t`), hint)
+	p.fail(pos, "", fmt.Sprintf("is not YAML: %.200s", strings.ReplaceAll(e.GetMessage(), "\t", `\t`)), hint)
 }
 
 // bearable tells whether the library's parser can be let loose on tokens. It
-// recurses over nesting and over the keys of a block map, and takes time with
-// the square of the keys, of the empty values and of the documents. Nesting is
-// counted generously here, and exactly by node.
+// recurses over nesting and over the keys of a block map, takes time with
+// the square of the keys, of the empty values and of the documents, and keeps
+// the path of each value. Nesting is counted generously here, and exactly by
+// node.
 func (p *parser) bearable(tokens token.Tokens) bool {
 	const mostColumns, mostOpeners = 1024, 2 * MaxDepth
-	c := counter{keys: map[int]int{}}
+	c := counter{keys: map[int]int{}, levels: make([]level, 1)}
 	for i, t := range tokens {
 		pos := Position{Line: t.Position.Line, Column: t.Position.Column}
 		c.count(tokens, i)
 		var too string
 		switch {
-		case c.brackets > MaxDepth, c.openers > mostOpeners, c.indent > mostColumns:
+		case c.wrong != "":
+			p.fail(pos, "", "is not YAML: "+c.wrong, "")
+			return false
+		case len(c.levels)-1 > MaxDepth, c.level().openers > mostOpeners, c.indent > mostColumns:
 			p.tooDeep(pos, "")
 			return false
+		case c.longest > MaxKey:
+			p.longKey(pos, "")
+			return false
+		case c.values > MaxValues:
+			too = tooMany
+		case c.paths > maxPaths:
+			too = longPaths
 		case c.keys[c.indent] > maxKeys:
 			too = fmt.Sprintf("has a map of more than %d keys", maxKeys)
 		case c.empty > maxEmpty:
@@ -122,42 +133,172 @@ const (
 
 // A counter measures tokens.
 type counter struct {
-	brackets, documents, empty int
+	documents, empty, values int
 
-	line    int
-	indent  int         // column of the line's first token
-	openers int         // of lists, keys and so on in this line, which each may nest
-	keys    map[int]int // lines that begin at a column, since one began further left
+	levels  []level // outside of brackets, and in each that is open
+	longest int     // bytes of a key
+	paths   int     // bytes of keys around all tokens
+	wrong   string  // what can be no YAML
+
+	line   int
+	indent int         // column of the line's first token
+	keys   map[int]int // lines that begin at a column, since one began further left
+	block  []blockKey  // around what is outside of brackets
+
+	last    token.Type // but of a comment
+	pending bool       // an anchor or tag waits for its value
 }
+
+// A level is what counts between two commas in a pair of brackets, and in
+// one line outside of them.
+type level struct {
+	open    token.Type
+	openers int  // of lists, keys and so on, which each may nest
+	colon   bool // stood there
+	around  int  // bytes of keys around the brackets
+	path    int  // bytes of keys, with those around
+}
+
+type blockKey struct{ column, path int }
+
+func (c *counter) level() *level { return &c.levels[len(c.levels)-1] }
 
 func (c *counter) count(tokens token.Tokens, i int) {
 	t := tokens[i]
-	content := i > 0 && (tokens[i-1].Type == token.LiteralType || tokens[i-1].Type == token.FoldedType)
-	if t.Position.Line != c.line && !content && t.Type != token.CommentType {
-		c.line, c.openers = t.Position.Line, 0
-		if c.brackets == 0 {
+	if t.Type == token.CommentType {
+		return
+	}
+	flow := len(c.levels) > 1
+	content := c.last == token.LiteralType || c.last == token.FoldedType
+	if t.Position.Line != c.line && !content {
+		c.line = t.Position.Line
+		if !flow {
 			c.begin(t)
 		}
 	}
+	c.pending = t.Type == token.TagType || t.Type == token.AnchorType || c.last == token.AnchorType
+	before := c.last
+	c.last = t.Type
 	switch t.Type {
 	case token.SequenceStartType, token.MappingStartType:
-		c.brackets++
+		if t.Type == token.SequenceStartType {
+			c.values++ // the first; each comma brings another
+		}
+		path := c.path()
+		c.levels = append(c.levels, level{open: t.Type, around: path, path: path})
 	case token.SequenceEndType, token.MappingEndType:
-		c.brackets--
+		c.close(t)
+	case token.CollectEntryType:
+		l := c.level()
+		if l.open == token.SequenceStartType {
+			c.values++
+		}
+		l.openers, l.colon, l.path = 0, false, l.around
 	case token.DocumentHeaderType:
 		c.documents++
-	case token.SequenceEntryType, token.MappingKeyType, token.AnchorType, token.TagType:
-		if c.brackets == 0 {
-			c.openers++
+	case token.SequenceEntryType:
+		if flow {
+			c.wrong = "a dash cannot begin a value within brackets"
 		}
+		c.values++
+		c.level().openers++
+	case token.MappingKeyType:
+		if flow && before != c.level().open && before != token.CollectEntryType {
+			c.wrong = "a question mark must come first in an entry within brackets"
+		}
+		c.level().openers++
+	case token.AnchorType, token.TagType:
+		c.level().openers++
+	case token.MappingValueType:
+		if flow && c.level().colon {
+			c.wrong = "two colons in one entry within brackets"
+		}
+		c.level().colon = flow
+		c.values++
 	}
+	if key := keyAt(tokens, i); key != nil {
+		c.key(key)
+	}
+	c.paths += c.path()
 	if i+1 < len(tokens) && leftOut(tokens, i) {
 		c.empty++
 	}
 }
 
-// begin notes the first token of a line.
+// path gives the bytes of keys around the last token.
+func (c *counter) path() int {
+	switch {
+	case len(c.levels) > 1:
+		return c.level().path
+	case len(c.block) > 0:
+		return c.block[len(c.block)-1].path
+	}
+	return 0
+}
+
+// close ends a level. The parser passes over some brackets that close what is
+// not open, and would then nest deeper than is counted here. So it does with
+// the closing bracket of a map that holds one without brackets: hence an entry
+// has one colon.
+func (c *counter) close(t *token.Token) {
+	want := token.SequenceEndType
+	if c.level().open == token.MappingStartType {
+		want = token.MappingEndType
+	}
+	if len(c.levels) == 1 || t.Type != want {
+		c.wrong = "found " + t.Value + " without its other half"
+		return
+	}
+	c.levels = c.levels[:len(c.levels)-1]
+}
+
+// keyAt gives the key that the colon or question mark at i belongs to, nil
+// when it is none or not a scalar.
+func keyAt(tokens token.Tokens, i int) *token.Token {
+	switch tokens[i].Type {
+	case token.MappingValueType:
+		for i--; i >= 0; i-- {
+			if tokens[i].Type != token.CommentType {
+				return tokens[i]
+			}
+		}
+	case token.MappingKeyType:
+		for i++; i < len(tokens); i++ {
+			switch tokens[i].Type {
+			case token.AnchorType:
+				i++
+			case token.TagType, token.CommentType:
+			default:
+				return tokens[i]
+			}
+		}
+	}
+	return nil
+}
+
+// key notes a key, which is part of the path of all that it holds.
+func (c *counter) key(t *token.Token) {
+	size := len(t.Value)
+	c.longest = max(c.longest, size)
+	if len(c.levels) > 1 {
+		c.level().path += size
+		return
+	}
+	for len(c.block) > 0 && c.block[len(c.block)-1].column >= t.Position.Column {
+		c.block = c.block[:len(c.block)-1]
+	}
+	if len(c.block) > 0 {
+		size += c.block[len(c.block)-1].path
+	}
+	c.block = append(c.block, blockKey{t.Position.Column, size})
+}
+
+// begin notes the first token of a line outside of brackets. What an anchor or
+// tag at the end of the line before waits for nests in it.
 func (c *counter) begin(t *token.Token) {
+	if !c.pending {
+		c.level().openers = 0
+	}
 	c.indent = t.Position.Column
 	for column := range c.keys {
 		if column > c.indent {
@@ -227,7 +368,7 @@ func (r *yamlReader) node(n ast.Node, field string, depth int) *Node {
 		for i, it := range v.Values {
 			item := r.node(it, index(field, i), depth+1)
 			out.Items = append(out.Items, item)
-			out.holds(item)
+			out.holds("", item)
 		}
 	case *ast.AnchorNode:
 		return r.anchor(v, field, depth)
@@ -250,6 +391,7 @@ func (r *yamlReader) node(n ast.Node, field string, depth int) *Node {
 	default:
 		r.fail(out.Pos, field, fmt.Sprintf("has YAML that is not read here (%s)", n.Type()), "")
 	}
+	out.written += weight(out.Text)
 	return out
 }
 
@@ -266,8 +408,12 @@ func (r *yamlReader) fields(out *Node, values []*ast.MappingValueNode, field str
 			r.fail(k.Pos, field, "a key must be text, got "+k.Kind.String(), "")
 			continue
 		}
+		if len(k.Text) > MaxKey {
+			r.longKey(k.Pos, field)
+			continue
+		}
 		value := r.node(v.Value, join(field, k.Text), depth+1)
-		out.holds(value)
+		out.holds(k.Text, value)
 		if first, ok := seen[k.Text]; ok {
 			r.duplicate(k.Pos, join(field, k.Text), k.Text, first)
 			continue
@@ -282,7 +428,7 @@ func (r *yamlReader) fields(out *Node, values []*ast.MappingValueNode, field str
 			if _, ok := seen[f.Key]; !ok {
 				seen[f.Key] = f.Pos
 				out.Fields = append(out.Fields, f)
-				out.holds(f.Value)
+				out.holds(f.Key, f.Value)
 			}
 		}
 	}
@@ -304,7 +450,7 @@ func (r *yamlReader) merges(v ast.Node, field string, depth int) []*Node {
 		maps = n.Items
 	}
 	for _, m := range maps {
-		if m.Kind != Map {
+		if m.Kind != Map && !r.overrun {
 			r.fail(position(v), field, "can merge only maps, got "+m.Kind.String(), "")
 			return nil
 		}
@@ -365,7 +511,8 @@ func (r *yamlReader) tagged(v *ast.TagNode, field string, depth int) *Node {
 		return n
 	}
 	if scalar, isScalar := v.Value.(ast.ScalarNode); isScalar && want == String && n.Kind != String {
-		return &Node{Kind: String, Text: scalar.GetToken().Value, Pos: n.Pos, written: 1}
+		text := scalar.GetToken().Value
+		return &Node{Kind: String, Text: text, Pos: n.Pos, written: 1 + weight(text)}
 	}
 	if n.Kind != want {
 		r.fail(position(v), field, fmt.Sprintf("the tag %s wants %s, got %s", tag, want, n.Kind), "")
