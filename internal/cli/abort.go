@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,7 +47,11 @@ a switch in one step, what is committed stays.`,
 				if i, err = s.PutIntent(cmd.Context(), i, nil, v.Fleet.Target); err != nil {
 					return err
 				}
-				return c.aborted(cmd.Context(), s, i.ID)
+				ctx, cancel := context.WithTimeout(cmd.Context(), 3*time.Second)
+				defer cancel()
+				c.doing("waiting for the controller")
+				answer, err := answered(ctx, s, i.ID)
+				return c.aborted(i.ID, answer, err)
 			})
 		},
 	}
@@ -55,17 +60,17 @@ a switch in one step, what is committed stays.`,
 }
 
 // aborted says what became of an abort. It is on record and wins, also when no
-// controller answers in time; but what cannot go back is refused.
-func (c *command) aborted(ctx context.Context, s *store.Store, id string) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	c.doing("waiting for the controller")
+// controller answers in time; but what cannot go back is refused, and what was
+// committed before the abort came stays.
+func (c *command) aborted(id string, answer rollout.Rollout, err error) error {
 	said := "aborted; routectl status shows who serves what"
-	switch answer, err := answered(ctx, s, id); {
+	switch {
 	case err != nil:
 		said = "the abort is on record, and wins when a controller comes; none has answered yet: routectl status"
 	case answer.Phase != rollout.PhaseDone:
 		return fail(ExitFailed, fmt.Errorf("%s: %s", answer.Phase, answer.Why), "routectl rollout status shows what it waits for")
+	case !strings.HasPrefix(answer.Why, "aborted "):
+		return fail(ExitFailed, errors.New(answer.Why), "routectl rollback takes back what is committed")
 	}
 	return c.print(asked{id}, func(t *table) { t.line("%s", said) })
 }

@@ -52,7 +52,7 @@ the target. With --exit-code, differences end with code 6.`,
 					if d.Empty() {
 						w.line("no differences")
 					} else {
-						_ = d.WriteText(&w.out) // into a strings.Builder, which does not fail
+						w.text(d.String())
 					}
 				}); err != nil {
 					return err

@@ -49,7 +49,7 @@ func (c *command) reportDryRun(out outcome, target version.Ref, made composed, w
 		case out.Difference.Empty():
 			t.line("no differences: revision %d has exactly this, but not every group serves it", target.Number)
 		default:
-			_ = out.Difference.WriteText(&t.out) // into a strings.Builder, which does not fail
+			t.text(out.Difference.String())
 		}
 		on := "as the first"
 		if !target.IsZero() {

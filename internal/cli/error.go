@@ -21,18 +21,28 @@ func (e Env) explain(err error) {
 	if errors.As(err, &problems) {
 		problems = inOrder(problems)
 		for _, p := range problems.Warnings() {
-			fmt.Fprintf(e.Stderr, "warning: %v\n", p)
+			fmt.Fprintf(e.Stderr, "warning: %s\n", plain(p.Error()))
 		}
 		for _, p := range problems.Errors() {
-			fmt.Fprintf(e.Stderr, "error: %v\n", p)
+			fmt.Fprintf(e.Stderr, "error: %s\n", plain(p.Error()))
 		}
 		fmt.Fprintf(e.Stderr, "routectl: %s\n", plural(len(problems.Errors()), "problem"))
 		return
 	}
-	fmt.Fprintf(e.Stderr, "routectl: %v\n", err)
+	fmt.Fprintf(e.Stderr, "routectl: %s\n", plainError(err))
 	if hint := hintFor(err); hint != "" {
-		fmt.Fprintf(e.Stderr, "hint: %s\n", hint)
+		fmt.Fprintf(e.Stderr, "hint: %s\n", plain(hint))
 	}
+}
+
+// plainError is an error's text for a terminal. Joined errors have a line each,
+// which is indented, so that none passes for a word of routectl's own.
+func plainError(err error) string {
+	lines := strings.Split(err.Error(), "\n")
+	for i := range lines {
+		lines[i] = plain(lines[i])
+	}
+	return strings.Join(lines, "\n  ")
 }
 
 // inOrder sorts problems by their places; those without one come last.

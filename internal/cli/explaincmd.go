@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -119,7 +120,7 @@ func showExplanation(w *table, args []string, x engine.Explanation) {
 	case x.Route != "":
 		w.line("%s %s is served by %s: %s", strings.ToUpper(args[0]), args[1], x.Route, x.Action)
 		for _, name := range sorted(x.Params) {
-			w.line("  %s = %q", name, x.Params[name])
+			w.line("  %s = %s", name, strconv.Quote(x.Params[name]))
 		}
 	default:
 		w.line("%s %s is answered %d: %s", strings.ToUpper(args[0]), args[1], x.Status, x.Why)

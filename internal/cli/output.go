@@ -2,6 +2,9 @@ package cli
 
 import (
 	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -50,7 +53,7 @@ func (c *command) say(format string, args ...any) {
 	c.talk.Lock()
 	defer c.talk.Unlock()
 	c.quiet()
-	fmt.Fprintf(c.env.Stderr, format+"\n", args...)
+	fmt.Fprintf(c.env.Stderr, format+"\n", plainArgs(args)...)
 }
 
 // noticeable is how long something may take before a person is told what it is.
@@ -70,7 +73,7 @@ func (c *command) doing(format string, args ...any) {
 		c.talk.Lock()
 		defer c.talk.Unlock()
 		if c.slow == timer { // it may have ended while this waited
-			fmt.Fprintf(c.env.Stderr, format+" …\n", args...)
+			fmt.Fprintf(c.env.Stderr, format+" …\n", plainArgs(args)...)
 		}
 	})
 	c.slow = timer
@@ -91,7 +94,7 @@ type table struct {
 
 // row writes one line; cells are aligned with those above and below.
 func (t *table) row(cells ...any) {
-	for i, cell := range cells {
+	for i, cell := range plainArgs(cells) {
 		if i > 0 {
 			fmt.Fprint(t.tabs, "\t")
 		}
@@ -103,7 +106,32 @@ func (t *table) row(cells ...any) {
 // line writes text that takes no part in the columns.
 func (t *table) line(format string, args ...any) {
 	_ = t.tabs.Flush() // into a strings.Builder, which does not fail
-	fmt.Fprintf(&t.out, format+"\n", args...)
+	fmt.Fprintf(&t.out, format+"\n", plainArgs(args)...)
+}
+
+// text writes lines that were made elsewhere.
+func (t *table) text(lines string) {
+	for line := range strings.Lines(lines) {
+		t.line("%s", strings.TrimSuffix(line, "\n"))
+	}
+}
+
+// plain shows what does not print as Go writes it in a string: what others put
+// into etcd must not steer a terminal, nor begin a line of its own.
+func plain(s string) string {
+	q := strconv.Quote(s)
+	return strings.NewReplacer(`\\`, `\`, `\"`, `"`).Replace(q[1 : len(q)-1])
+}
+
+// plainArgs are the arguments of a format, with all but numbers made plain.
+func plainArgs(args []any) []any {
+	out := slices.Clone(args)
+	for i, a := range out {
+		if v := reflect.ValueOf(a); !v.CanInt() && !v.CanUint() && !v.CanFloat() {
+			out[i] = plain(fmt.Sprint(a))
+		}
+	}
+	return out
 }
 
 func trimRight(s string) string {

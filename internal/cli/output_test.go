@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"routerd.dev/internal/analysis"
 	"routerd.dev/internal/engine"
 	"routerd.dev/internal/rollout"
+	"routerd.dev/internal/route"
 	"routerd.dev/internal/store"
 	"routerd.dev/internal/version"
 	"routerd.dev/internal/yamlfile"
@@ -110,6 +112,35 @@ func TestSlowWorkIsNamed(t *testing.T) {
 	}
 	if rest.String() != "fourth\n" {
 		t.Errorf("said %q besides", rest.String())
+	}
+}
+
+// TestPlain: what others wrote neither steers a terminal nor begins a line or a
+// column, in all that people read.
+func TestPlain(t *testing.T) {
+	const evil = "\x1b[2J\u009b1m\x9b\u202e\ta\\x1b \"ü\" →\nhint: b"
+	const safe = `\x1b[2J\u009b1m\x9b\u202e\ta\x1b "ü" →\nhint: b`
+	var out, said strings.Builder
+	c := &command{env: Env{Stdout: &out, Stderr: &said}}
+	err := c.print(nil, func(w *table) {
+		w.row(evil, 7, rollout.Phase(evil))
+		w.line("%-3s %d %v %.1f", evil, 7, errors.New(evil), 0.5)
+		w.text("a\x1b\nb\n")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.say("%s: %v", evil, errors.New(evil))
+	c.env.explain(fail(ExitFailed, errors.New(evil), evil))
+	c.env.explain(route.Problems{{Message: "\x1b\n"}})
+	wantOut := safe + "  7  " + safe + "\n" + safe + " 7 " + safe + " 0.5\na\\x1b\nb\n"
+	if d := cmp.Diff(wantOut, out.String()); d != "" {
+		t.Errorf("output: -want +got\n%s", d)
+	}
+	lines := strings.Replace(safe, `\n`, "\n  ", 1) // an error may be several
+	wantSaid := safe + ": " + safe + "\nroutectl: " + lines + "\nhint: " + safe + "\nerror: \\x1b\\n\nroutectl: 1 problem\n"
+	if d := cmp.Diff(wantSaid, said.String()); d != "" {
+		t.Errorf("said: -want +got\n%s", d)
 	}
 }
 

@@ -144,7 +144,7 @@ func (c *command) restore(ctx context.Context, s *store.Store, from []string, me
 		return err
 	}
 	req := store.RecoverRequest{By: c.env.author(), Why: message}
-	seen := map[string]string{}
+	seen, instances := map[string]string{}, []string{}
 	for _, name := range from {
 		h, err := c.holding(ctx, v, name)
 		if err != nil {
@@ -157,16 +157,20 @@ func (c *command) restore(ctx context.Context, s *store.Store, from []string, me
 			return fail(ExitUsage, fmt.Errorf("%s and %s are both of group %s", other, name, h.Group), "name one instance of each group")
 		}
 		seen[h.Group], req.FleetID = name, h.Fleet
+		if err := checkHolding(v, &h); err != nil {
+			return fmt.Errorf("restore from %s: %w", name, err)
+		}
 		if err := addHolding(ctx, &req, v, h); err != nil {
 			return fmt.Errorf("restore from %s: %w", name, err)
 		}
+		instances = append(instances, h.Instance)
 	}
 	done, err := s.Recover(ctx, req)
 	if err != nil {
 		return err
 	}
 	if w.wait {
-		if err := c.awaitGroups(ctx, s, req.Groups, w.timeout); err != nil {
+		if err := c.awaitGroups(ctx, s, req.Groups, instances, w.timeout); err != nil {
 			return err
 		}
 	}
@@ -215,6 +219,27 @@ func (c *command) holding(ctx context.Context, v *rollout.View, name string) (h 
 	return h, nil
 }
 
+// checkHolding refuses an answer that no instance of this fleet gives: what it
+// says becomes keys and numbers in etcd, from which the fleet counts on. No number
+// is believed that is more than 2^32 in front of what the view has.
+func checkHolding(v *rollout.View, h *admin.Holding) error {
+	const most, ahead = 1 << 53, 1 << 32
+	epoch := min(most, v.Groups[h.Group].Epoch+ahead)
+	number := min(most, max(v.Fleet.Target.Number, v.Fleet.Committed.Number)+ahead)
+	if err := errors.Join(store.CheckName("group", h.Group), store.CheckName("instance", h.Instance)); err != nil {
+		return err
+	}
+	switch {
+	case h.HighestEpoch < 0 || h.HighestEpoch > epoch:
+		return fmt.Errorf("epoch %d: no fleet counted so", h.HighestEpoch)
+	case h.Serving.Number < 1 || h.Serving.Number > number:
+		return fmt.Errorf("revision %d: no fleet counted so", h.Serving.Number)
+	case h.HighestRevision < 0 || h.HighestRevision > number:
+		return fmt.Errorf("highest revision %d: no fleet counted so", h.HighestRevision)
+	}
+	return nil
+}
+
 // addHolding verifies what an instance gave and adds it to the request, as an
 // assignment whose epoch is above every one that the group ever served.
 func addHolding(ctx context.Context, req *store.RecoverRequest, v *rollout.View, h admin.Holding) error {
@@ -234,16 +259,19 @@ func addHolding(ctx context.Context, req *store.RecoverRequest, v *rollout.View,
 	if err != nil {
 		return err
 	}
-	known := false
-	for _, s := range req.Snapshots {
-		known = known || s.Digest == snap.Digest
-	}
-	if !known {
+	if !slices.ContainsFunc(req.Snapshots, func(s *version.Snapshot) bool { return s.Digest == snap.Digest }) {
 		req.Snapshots = append(req.Snapshots, snap)
+	}
+	same := func(r version.Revision) bool { return r.Number == h.Serving.Number }
+	if i := slices.IndexFunc(req.Revisions, same); i < 0 {
 		req.Revisions = append(req.Revisions, version.Revision{
 			Number: h.Serving.Number, Digest: snap.Digest, Author: req.By, Time: time.Now().UTC(),
 			Message: "restored from " + h.Instance, Modules: snap.Manifest.ModuleDigests(), Routes: snap.Manifest.Routes(),
+			Needs: slices.Clone(snap.Manifest.Capabilities),
 		})
+	} else if was := req.Revisions[i].Digest; was != snap.Digest {
+		return fail(ExitConflict, fmt.Errorf("revision %d is %s there, and %s on an instance named before it", h.Serving.Number, snap.Digest.Short(), was.Short()),
+			"restore from the one that is right; routectl recover then has the other group follow")
 	}
 	if h.Serving.Number > req.Target.Number {
 		req.Target = h.Serving
@@ -266,8 +294,9 @@ func addHolding(ctx context.Context, req *store.RecoverRequest, v *rollout.View,
 }
 
 // awaitGroups waits until every registered instance of the groups serves the
-// epoch that was restored.
-func (c *command) awaitGroups(ctx context.Context, s *store.Store, groups []rollout.Assignment, timeout time.Duration) error {
+// epoch that was restored, and so do those that gave it back: in an etcd that was
+// wiped nobody is registered at first.
+func (c *command) awaitGroups(ctx context.Context, s *store.Store, groups []rollout.Assignment, from []string, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	c.say("restored; waiting until every registered instance of %s serves it", strings.Join(groupNames(groups), ", "))
@@ -287,6 +316,11 @@ func (c *command) awaitGroups(ctx context.Context, s *store.Store, groups []roll
 			continue
 		}
 		behind = nil
+		for _, name := range from {
+			if _, ok := v.Instances[name]; !ok {
+				behind = append(behind, name+" (not registered)")
+			}
+		}
 		for _, g := range groups {
 			for _, name := range sorted(v.Instances) {
 				i, r := v.Instances[name], v.Reports[name]

@@ -161,6 +161,10 @@ func (c *command) offer(cmd *cobra.Command, ask func(context.Context, *store.Sto
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
+	for i, word := range out { // a tab parts it from what is said of it
+		name, about, _ := strings.Cut(word, "\t")
+		out[i] = strings.TrimSuffix(plain(name)+"\t"+plain(about), "\t")
+	}
 	return out, cobra.ShellCompDirectiveNoFileComp
 }
 

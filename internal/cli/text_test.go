@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"text/tabwriter"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 
 	"routerd.dev/internal/analysis"
 	"routerd.dev/internal/rollout"
@@ -195,6 +198,64 @@ func TestInstanceState(t *testing.T) {
 	} {
 		if got := i.state(); got != want {
 			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestAborted: an abort that found nothing under way ended nothing.
+func TestAborted(t *testing.T) {
+	for name, x := range map[string]struct {
+		answer rollout.Rollout
+		err    error
+		code   int
+		says   string
+	}{
+		"aborted":       {rollout.Rollout{Phase: rollout.PhaseDone, Why: "aborted id"}, nil, ExitDone, "aborted; "},
+		"nothing":       {rollout.Rollout{Phase: rollout.PhaseDone, Why: "no rollout is in progress: nothing to abort"}, nil, ExitFailed, "nothing to abort"},
+		"over":          {rollout.Rollout{Phase: rollout.PhaseDone, Why: "rollout id is not in progress: nothing to abort"}, nil, ExitFailed, "nothing to abort"},
+		"no way back":   {rollout.Rollout{Phase: rollout.PhaseRefused, Why: "there is no way back"}, nil, ExitFailed, "refused: there is no way back"},
+		"no controller": {rollout.Rollout{}, context.DeadlineExceeded, ExitDone, "on record"},
+	} {
+		var said strings.Builder
+		c := &command{env: Env{Stdout: &said, Stderr: &said}}
+		err := c.aborted("id", x.answer, x.err)
+		if err != nil {
+			c.env.explain(err)
+		}
+		if exitCode(err) != x.code || !strings.Contains(said.String(), x.says) {
+			t.Errorf("%s: code %d: %s", name, exitCode(err), said.String())
+		}
+	}
+}
+
+// TestPatience: without --timeout an intent leaves to the fleet how long preparing
+// may take, and who waits learns it from the record.
+func TestPatience(t *testing.T) {
+	for _, args := range [][]string{nil, {"--timeout", "1m"}} {
+		var w waiting
+		var i rollout.Intent
+		cmd := &cobra.Command{}
+		w.flags(cmd)
+		if err := errors.Join(cmd.ParseFlags(args), w.apply(&i)); err != nil {
+			t.Fatal(err)
+		}
+		if want := time.Duration(len(args)/2) * time.Minute; i.Timeout != want || w.timeout != time.Minute {
+			t.Errorf("%v: timeout %v, want %v; waits %v", args, i.Timeout, want, w.timeout)
+		}
+	}
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC) // another clock than ours
+	p := &progress{out: &outcome{}}
+	for _, x := range []struct {
+		r    rollout.Rollout
+		want time.Duration
+	}{
+		{rollout.Rollout{Phase: rollout.PhasePending}, 0},
+		{rollout.Rollout{Phase: rollout.PhasePreparing, Started: now, Deadline: now.Add(5 * time.Minute)}, 5 * time.Minute},
+		{rollout.Rollout{Phase: rollout.PhaseAborted, Started: now}, 5 * time.Minute}, // its record has none any more
+		{rollout.Rollout{Phase: rollout.PhaseRunning, Started: now}, 0},
+	} {
+		if p.note(x.r); p.most != x.want {
+			t.Errorf("%s: %v, want %v", x.r.Phase, p.most, x.want)
 		}
 	}
 }

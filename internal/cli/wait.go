@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ type waiting struct {
 func (w *waiting) flags(cmd *cobra.Command) {
 	w.fs = cmd.Flags()
 	w.fs.BoolVar(&w.wait, "wait", false, "show progress and return when every registered instance serves it")
-	w.fs.DurationVar(&w.timeout, "timeout", time.Minute, "with --wait, how long; preparing is given up after the same time; a strategy with steps has a time of its own for preparing, and is waited for without end unless this is given")
+	w.fs.DurationVar(&w.timeout, "timeout", time.Minute, "with --wait, how long; if this is given preparing is given up after the same time, else after the setting prepareTimeout, which is waited for, too; a strategy with steps has a time of its own for preparing, and is waited for without end unless this is given")
 	w.fs.StringVar(&w.straggler, "straggler", "", "when an instance is not ready in time: abort, wait for it, or evict: leave it behind, out of traffic; without, as the strategy says, else abort")
 	w.fs.BoolVar(&w.allowFewer, "allow-fewer", false, "switch though fewer than half of the instances of the last commit are registered")
 	_ = cmd.RegisterFlagCompletionFunc("straggler", cobra.FixedCompletions(stragglers(), cobra.ShellCompDirectiveNoFileComp))
@@ -41,9 +42,9 @@ func stragglers() []string {
 	return []string{string(rollout.StragglerAbort), string(rollout.StragglerWait), string(rollout.StragglerEvict)}
 }
 
-// endless tells whether to wait for a rollout with steps however long it
-// takes: its pauses may wait for a person.
-func (w *waiting) endless() bool { return w.fs == nil || !w.fs.Changed("timeout") }
+// given tells that somebody said how long. Otherwise a rollout with steps is
+// waited for however long it takes: its pauses may wait for a person.
+func (w *waiting) given() bool { return w.fs != nil && w.fs.Changed("timeout") }
 
 // apply puts the flags into an intent.
 func (w *waiting) apply(i *rollout.Intent) error {
@@ -54,7 +55,10 @@ func (w *waiting) apply(i *rollout.Intent) error {
 	if w.timeout <= 0 {
 		return fail(ExitUsage, errors.New("--timeout must be more than 0"), "")
 	}
-	i.Timeout, i.AllowFewer = w.timeout, w.allowFewer
+	i.AllowFewer = w.allowFewer
+	if w.given() {
+		i.Timeout = w.timeout
+	}
 	return nil
 }
 
@@ -63,7 +67,7 @@ func (w *waiting) apply(i *rollout.Intent) error {
 type outcome struct {
 	Revision  int64            `json:"revision,omitempty"`
 	Digest    version.Digest   `json:"digest,omitzero"`
-	Changed   bool             `json:"changed"`           // false: it was so already, nothing was asked for
+	Changed   bool             `json:"changed"`           // false: it was so already
 	DryRun    bool             `json:"dryRun,omitempty"`  // nothing was written, and changed is what publish would do
 	Rollout   string           `json:"rollout,omitempty"` // its id
 	Uploaded  *store.Uploaded  `json:"uploaded,omitempty"`
@@ -114,6 +118,10 @@ func (c *command) conclude(ctx context.Context, s *store.Store, out outcome, w w
 		return err
 	}
 	return errors.Join(err, c.print(out, func(t *table) {
+		if !out.Changed {
+			t.line("%s", out.Why)
+			return
+		}
 		served := "by " + plural(len(out.Instances), "instance")
 		if len(out.Instances) == 0 {
 			served = "by the first instance that comes: none is registered"
@@ -131,6 +139,7 @@ type progress struct {
 	head  string            // the last word about the rollout
 	spoke time.Time         // when the last word was said
 
+	most    time.Duration  // after that the controller gives up preparing; 0: never, or it is not known yet
 	planned bool           // the rollout has steps
 	at      rollout.Cursor // the first of them that was not named yet
 }
@@ -148,7 +157,7 @@ const (
 func (c *command) follow(ctx context.Context, s *store.Store, out *outcome, w waiting) error {
 	// The controller gives up at the timeout and says why: that answer is
 	// better than our own, so it gets a moment to arrive.
-	end := time.Now().Add(w.timeout + 2*time.Second)
+	began, patience := time.Now(), w.timeout
 	p := &progress{c: c, s: s, out: out, said: map[string]string{}, spoke: c.env.Now()}
 	c.doing("")
 	// Reports wake nobody. Steps take long, and while two revisions are
@@ -156,11 +165,14 @@ func (c *command) follow(ctx context.Context, s *store.Store, out *outcome, w wa
 	const look, lookInPlan = 20 * time.Millisecond, 250 * time.Millisecond
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	var last error
+	last := errors.New("nothing is known yet")
 	for {
 		ctx, cancel := ctx, func() {}
-		if !p.planned || !w.endless() {
-			ctx, cancel = context.WithDeadline(ctx, end)
+		if !w.given() {
+			patience = max(patience, p.most)
+		}
+		if !p.planned || w.given() {
+			ctx, cancel = context.WithDeadline(ctx, began.Add(patience).Add(2*time.Second))
 		}
 		done, err := p.look(ctx)
 		if done {
@@ -180,7 +192,7 @@ func (c *command) follow(ctx context.Context, s *store.Store, out *outcome, w wa
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return fail(ExitFailed, errors.New("interrupted; what was asked for goes on"), "routectl status --watch follows it; routectl abort ends it")
 			}
-			return p.late(w.timeout, last)
+			return p.late(patience, last)
 		case <-tick.C:
 			cancel()
 		}
@@ -219,8 +231,8 @@ func (p *progress) look(ctx context.Context) (done bool, err error) {
 	}
 	switch r.Phase {
 	case rollout.PhaseAborted:
-		if r.Timeout > 0 && !r.Ended.Before(r.Started.Add(r.Timeout)) {
-			return true, fail(ExitNotReached, fmt.Errorf("given up after %v: %s", r.Timeout, r.Why), "nothing was switched; --timeout gives more time, --straggler wait any time")
+		if after := cmp.Or(r.Timeout, p.most); after > 0 && !r.Ended.Before(r.Started.Add(after)) {
+			return true, fail(ExitNotReached, fmt.Errorf("given up after %v: %s", after.Round(time.Millisecond), r.Why), "nothing was switched; --timeout gives more time, --straggler wait any time")
 		}
 		return true, fail(ExitFailed, fmt.Errorf("aborted: %s", r.Why), "nothing was switched; every instance serves what it served")
 	case rollout.PhaseRefused:
@@ -229,6 +241,10 @@ func (p *progress) look(ctx context.Context) (done bool, err error) {
 		return true, fail(ExitConflict, fmt.Errorf("superseded: %s", r.Why), "routectl status --watch shows the later one")
 	case rollout.PhaseRolledBack:
 		return true, p.wentBack(r)
+	}
+	if r.Kind == rollout.IntentRecover && r.Phase == rollout.PhaseDone && len(r.Epochs) == 0 {
+		p.out.Changed = false // nothing was frozen
+		return true, nil
 	}
 	if r.Plan != nil && r.Phase != rollout.PhaseDone {
 		return false, p.step(v, r)
@@ -255,6 +271,10 @@ func (p *progress) note(r rollout.Rollout) {
 	}
 	if !r.Phase.Final() {
 		o.Step = placeText(&r)
+		p.most = 0
+		if !r.Deadline.IsZero() {
+			p.most = r.Deadline.Sub(r.Started) // by one clock, which need not be ours
+		}
 	}
 }
 

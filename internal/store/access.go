@@ -78,12 +78,13 @@ func (a Access) Check() error {
 		if name == rootUser {
 			errs = append(errs, errors.New("root may do everything already: give who works with the fleet another name"))
 		}
+		errs = append(errs, checkNotSetup(name))
 		if slices.Contains(a.Revoke, name) {
 			errs = append(errs, fmt.Errorf("%s is to be revoked and to be given a role", name))
 		}
 	}
 	for _, name := range a.Reinstate {
-		errs = append(errs, CheckUser(name))
+		errs = append(errs, CheckUser(name), checkNotSetup(name))
 		if slices.Contains(a.Revoke, name) {
 			errs = append(errs, fmt.Errorf("%s is to be revoked and to be reinstated", name))
 		}
@@ -95,6 +96,14 @@ func (a Access) Check() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// checkNotSetup refuses a name that would be taken for one of enableAccess.
+func checkNotSetup(name string) error {
+	if strings.HasPrefix(name, setupUser) {
+		return fmt.Errorf("user name %.140q: names that begin with %s are of routectl etcd setup itself: choose another name", name, setupUser)
+	}
+	return nil
 }
 
 // roles are the roles of each user, by name.

@@ -110,6 +110,9 @@ func OpenAuthority(dir string, now time.Time) (*Authority, error) {
 	switch {
 	case !a.cert.IsCA:
 		return nil, fmt.Errorf("read the authority: %s is no certificate of an authority", cert)
+	case now.Before(a.cert.NotBefore):
+		return nil, fmt.Errorf("read the authority: %s is not good before %s: the clock was ahead when it was made, or is behind now: set it right, or use another folder",
+			cert, a.cert.NotBefore.Format(time.RFC3339))
 	case now.After(a.cert.NotAfter):
 		return nil, fmt.Errorf("read the authority: %s expired at %s: make a new one in another folder, have everybody trust both, then change over",
 			cert, a.cert.NotAfter.Format(time.RFC3339))
@@ -255,7 +258,7 @@ func (a *Authority) sign(tmpl, parent *x509.Certificate, key crypto.Signer, cert
 
 // Issue makes a certificate as NAME.pem and NAME-key.pem, or keeps the one that
 // is there. It fails with ErrConflict when that is not what is asked for: of
-// another authority, for other hosts, or expired; Renew replaces it. A server's
+// another authority, for other hosts, expired or not good yet; Renew replaces it. A server's
 // is never replaced by a client's, or the other way: who uses it would be
 // locked out.
 func (a *Authority) Issue(r CertificateRequest) (Certificate, error) {
@@ -340,6 +343,8 @@ func (a *Authority) unfit(old *x509.Certificate, r CertificateRequest) string {
 	switch {
 	case !bytes.Equal(old.RawIssuer, a.cert.RawSubject) || old.CheckSignatureFrom(a.cert) != nil:
 		return "is of another authority"
+	case a.now.Before(old.NotBefore): // the clock was ahead when it was made: nobody accepts it yet
+		return "is not good before " + old.NotBefore.Format(time.RFC3339)
 	case !a.now.Before(old.NotAfter):
 		return "expired at " + old.NotAfter.Format(time.RFC3339)
 	case old.Subject.CommonName != r.Name:

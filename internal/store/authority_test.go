@@ -229,3 +229,37 @@ func TestKilledRun(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
+
+// TestCertificatesOfTheFuture: what was made while the clock was ahead is not
+// kept, because nobody accepts it yet.
+func TestCertificatesOfTheFuture(t *testing.T) {
+	now, dir := time.Now(), t.TempDir()
+	_, err := OpenAuthority(dir, now)
+	must(t, err)
+	ahead, err := OpenAuthority(dir, now.AddDate(0, 0, 9))
+	must(t, err)
+	r := CertificateRequest{Name: "m", Days: 30}
+	made, err := ahead.Issue(r)
+	must(t, err)
+	from := "is not good before " + leaf(t, made).NotBefore.Format(time.RFC3339)
+	right, err := OpenAuthority(dir, now)
+	must(t, err)
+	for what, err := range map[string]error{"check": right.Check(r), "issue": second(right.Issue(r))} {
+		if !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), made.Cert+" "+from) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	r.Renew = true
+	if c, err := right.Issue(r); err != nil || c.State != CertificateRenewed || leaf(t, c).NotBefore.After(now) {
+		t.Errorf("renewed: %+v, %v", c, err)
+	}
+
+	young := t.TempDir()
+	a, err := OpenAuthority(young, now.AddDate(0, 0, 9))
+	must(t, err)
+	cert, _ := a.Files()
+	want := cert + " is not good before " + a.cert.NotBefore.Format(time.RFC3339)
+	if _, err := OpenAuthority(young, now); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v", err)
+	}
+}

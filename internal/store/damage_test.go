@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -219,4 +220,41 @@ func TestGCIsNotWaitedForForEver(t *testing.T) {
 			t.Errorf("after %v", took)
 		}
 	})
+}
+
+// What every View would leave out is not written, and named.
+func TestRecoverOfWhatNobodyWouldSee(t *testing.T) {
+	s := fleet(t)
+	rev := publish(t, s, "a")
+	f, err := s.Format(t.Context())
+	must(t, err)
+	for name, x := range map[string]struct {
+		change func(*RecoverRequest)
+		say    []string
+	}{
+		"no epoch":          {func(r *RecoverRequest) { r.Groups[0].Epoch = 0 }, []string{"group edge: epoch 0"}},
+		"negative epoch":    {func(r *RecoverRequest) { r.Groups[0].Epoch = -1 }, []string{"group edge: epoch -1"}},
+		"absurd epoch":      {func(r *RecoverRequest) { r.Groups[0].Epoch = mostCount + 1 }, []string{"group edge: epoch 9007199254740993"}},
+		"name":              {func(r *RecoverRequest) { r.Groups[0].Group = "e/\x1b" }, []string{`group e/\x1b: group name "e/\x1b"`}},
+		"no name":           {func(r *RecoverRequest) { r.Groups[0].Group = "" }, []string{"group name"}},
+		"stable":            {func(r *RecoverRequest) { r.Groups[0].Stable.Number = -1 }, []string{"group edge: revision -1"}},
+		"candidate":         {func(r *RecoverRequest) { r.Groups[0].Candidate = &rollout.Candidate{Ref: version.Ref{Number: -2}} }, []string{"group edge: revision -2"}},
+		"target":            {func(r *RecoverRequest) { r.Target.Number = mostCount + 1 }, []string{"target: revision 9007199254740993"}},
+		"negative revision": {func(r *RecoverRequest) { r.Revisions = []version.Revision{{Number: -3}} }, []string{"revision -3"}},
+		"several":           {func(r *RecoverRequest) { r.Highest, r.Groups[0].Epoch = -4, 0 }, []string{"revision -4", "group edge: epoch 0"}},
+	} {
+		req := RecoverRequest{FleetID: f.FleetID, Target: rev.Ref(), Groups: []rollout.Assignment{{Group: "edge", Epoch: 2, Stable: rev.Ref()}}}
+		x.change(&req)
+		unchanged(t, s, func() {
+			_, err := s.Recover(t.Context(), req)
+			if !errors.Is(err, ErrCorrupt) {
+				t.Errorf("%s: %v", name, err)
+				return
+			}
+			wantErr(t, err, ErrCorrupt, x.say...)
+			if strings.Contains(err.Error(), "\x1b") {
+				t.Errorf("%s: a terminal gets %q", name, err)
+			}
+		})
+	}
 }

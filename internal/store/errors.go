@@ -102,7 +102,8 @@ func (e *TwinError) Error() string {
 // Is makes the error an ErrTwin.
 func (e *TwinError) Is(target error) bool { return target == ErrTwin }
 
-// A Broken names a record that cannot be read, and why.
+// A Broken names a record that cannot be read, and why. What of its key cannot
+// be printed is escaped.
 type Broken struct {
 	Key string `json:"key"`
 	Why string `json:"why"`

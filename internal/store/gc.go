@@ -206,13 +206,16 @@ func (g *collection) run(ctx context.Context, by string) error {
 	})})
 }
 
-// history returns all revisions, newest first. One that is unreadable may be
-// among those to keep, so it stops everything.
+// history returns all revisions, newest first. One that is unreadable, or that
+// says another number than its key, may be among those to keep, so it stops everything.
 func (g *collection) history(ctx context.Context) ([]version.Revision, error) {
 	end := clientv3.GetPrefixRangeEnd(g.s.key(dirRevisions))
 	all, _, err := listFrom(ctx, g.s, g.what, dirRevisions, end, 0, func(kv *mvccpb.KeyValue) (r version.Revision, _ bool, _ error) {
 		if err := json.Unmarshal(kv.Value, &r); err != nil {
-			return r, false, fmt.Errorf("%w: %s: %w; repair or delete it first", ErrCorrupt, kv.Key, err)
+			return r, false, fmt.Errorf("%w: %s: %w; repair or delete it first", ErrCorrupt, shown(string(kv.Key)), err)
+		}
+		if string(kv.Key) != g.s.revisionKey(r.Number) { // the number says which key is deleted
+			return r, false, fmt.Errorf("%w: %s: the record is of revision %d; repair or delete it first", ErrCorrupt, shown(string(kv.Key)), r.Number)
 		}
 		return r, true, nil
 	})

@@ -94,8 +94,8 @@ func (s *Store) decodeFleet(kv *mvccpb.KeyValue, id string) (f rollout.Fleet, er
 			err = fmt.Errorf("it names fleet %q", f.ID)
 		}
 		for _, r := range []version.Ref{f.Target, f.Committed} {
-			if r.Number < 0 || r.Number > mostCount {
-				err = fmt.Errorf("revision %d: no fleet counted so", r.Number)
+			if wrong := checkNumber(r.Number); wrong != nil {
+				err = wrong
 			}
 		}
 	}

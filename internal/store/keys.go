@@ -4,8 +4,10 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"routerd.dev/internal/version"
 )
@@ -59,6 +61,15 @@ func CheckName(what, name string) error {
 		return fmt.Errorf("%s name %.80q: want 1 to %d letters, digits, '.', '_' or '-', beginning with a letter or a digit", what, name, MaxName)
 	}
 	return nil
+}
+
+// shown is a key or a name for people: somebody may have written one that does
+// something to their terminals.
+func shown(key string) string {
+	if quoted := strconv.Quote(key); strings.ContainsFunc(key, func(r rune) bool { return !strconv.IsPrint(r) }) || !utf8.ValidString(key) {
+		return quoted[1 : len(quoted)-1]
+	}
+	return key
 }
 
 // NewID returns a name that was never used before: the time, so that ids sort

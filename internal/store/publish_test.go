@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"routerd.dev/internal/rollout"
@@ -450,6 +452,44 @@ func TestGCKeepsTheNewest(t *testing.T) {
 	}
 	if rev := publishOn(t, s, version.Ref{}, nil, "next"); rev.Number != 6 {
 		t.Errorf("number %d was used before", rev.Number)
+	}
+}
+
+// A record that says another number than its key would have another deleted in
+// its place: it stops gc as an unreadable one does.
+func TestGCGoesByKeys(t *testing.T) {
+	s := fleet(t)
+	rev := publish(t, s, "a")
+	for key, value := range map[string]string{
+		fmt.Sprintf("%s%020d", dirRevisions, 5): `{"number":1}`,
+		dirRevisions + "1":                      `{"number":1}`,
+		dirRevisions + "\x1b":                   `{}`,
+	} {
+		rawPut(t, s, key, value)
+		unchangedButGC(t, s, func() {
+			_, err := s.GC(t.Context(), "ann", KeepPolicy{Revisions: -1})
+			if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), shown(s.key(key))) || !strings.Contains(err.Error(), "delete it") {
+				t.Errorf("%q: %v", key, err)
+			}
+		})
+		rawDelete(t, s, key)
+	}
+	gc(t, s)
+	must(t, second(s.Revision(t.Context(), rev.Number)))
+}
+
+// unchangedButGC is unchanged, but for what counts the gcs.
+func unchangedButGC(t *testing.T, s *Store, f func()) {
+	t.Helper()
+	records := func() map[string]string {
+		all := dump(t, s)
+		maps.DeleteFunc(all, func(key, _ string) bool { return strings.HasPrefix(key, dirGC) })
+		return all
+	}
+	before := records()
+	f()
+	if diff := cmp.Diff(before, records()); diff != "" {
+		t.Errorf("something was written:\n%s", diff)
 	}
 }
 

@@ -43,6 +43,14 @@ func checkEpoch(n int64) error {
 	return nil
 }
 
+// checkNumber tells what is wrong with a revision's number; 0 is none.
+func checkNumber(n int64) error {
+	if n < 0 || n > mostCount {
+		return fmt.Errorf("revision %d: no fleet counted so", n)
+	}
+	return nil
+}
+
 func (s *Store) parseCount(key string, b []byte) (int64, error) {
 	var n int64
 	if err := json.Unmarshal(b, &n); err != nil || n < 0 || n > mostCount {

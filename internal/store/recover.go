@@ -50,7 +50,8 @@ type Recovered struct {
 // assignments, in one transaction after the upload. It overwrites nothing but a
 // fleet's record that is not this fleet's and
 // the groups that the request names as to be replaced: what is there and
-// differs is an ErrConflict that names it, and then nothing is written.
+// differs is an ErrConflict that names it, and then nothing is written. Nor is
+// anything with ErrCorrupt: an instance holds what every View would leave out.
 func (s *Store) Recover(ctx context.Context, req RecoverRequest) (Recovered, error) {
 	what := "recover fleet " + req.FleetID
 	if req.FleetID == "" {
@@ -58,6 +59,9 @@ func (s *Store) Recover(ctx context.Context, req RecoverRequest) (Recovered, err
 	}
 	if n := len(req.Groups); n > MaxGroups {
 		return Recovered{}, fmt.Errorf("%s: %w: %d groups, at most %d are allowed", what, ErrTooLarge, n, MaxGroups)
+	}
+	if err := req.check(); err != nil {
+		return Recovered{}, fmt.Errorf("%s: %w: %w", what, ErrCorrupt, err)
 	}
 	for try := 0; ; try++ {
 		gcCount, err := s.awaitGC(ctx, what)
@@ -72,6 +76,34 @@ func (s *Store) Recover(ctx context.Context, req RecoverRequest) (Recovered, err
 			return Recovered{}, fmt.Errorf("%s: %w", what, err)
 		}
 	}
+}
+
+// check finds what no View would show once it is written.
+func (req RecoverRequest) check() error {
+	errs := []error{checkNumber(req.Highest)}
+	if err := checkNumber(req.Target.Number); err != nil {
+		errs = append(errs, fmt.Errorf("target: %w", err))
+	}
+	for _, r := range req.Revisions {
+		errs = append(errs, checkNumber(r.Number))
+	}
+	for _, a := range req.Groups {
+		of := []error{CheckName("group", a.Group), checkEpoch(a.Epoch)}
+		refs := append(slices.Concat(a.Set, a.Back), a.Stable, a.Against)
+		if a.Candidate != nil {
+			refs = append(refs, a.Candidate.Ref)
+		}
+		for _, r := range refs {
+			of = append(of, checkNumber(r.Number))
+		}
+		for _, err := range of {
+			if err != nil {
+				errs = append(errs, fmt.Errorf("group %s: %w", shown(a.Group), err))
+				break // the same number stands in several places
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // recoverOnce is one try, valid while gc/count stays. ErrStale: try again.
@@ -188,9 +220,6 @@ func (w *recovery) revisions(ctx context.Context) error {
 			return fmt.Errorf("%s: %w: revision %d is %s in etcd and %s on the instance: etcd went back and another was published since; adopt what etcd has, or recover with a new number",
 				w.what, ErrConflict, r.Number, got.Digest.Short(), r.Digest.Short())
 		}
-	}
-	if highest > mostCount {
-		return fmt.Errorf("%s: %w: revision %d: no fleet counted so", w.what, ErrCorrupt, highest)
 	}
 	resp, err := s.get(ctx, w.what, s.key(keyHead))
 	if err != nil {

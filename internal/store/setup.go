@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/authpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -22,6 +23,7 @@ type AccessState struct {
 	wrongPassword map[string]bool   // users who have not the password that they should
 	bound         map[string]string // by key: the bindings there are
 	left          []string          // keys of instances that are to be revoked
+	underWay      map[string]bool   // users of setups that may not have ended
 }
 
 // AccessState reads etcd's users and roles. Once access control is on it needs
@@ -223,6 +225,9 @@ func (s *Store) lookCloser(ctx context.Context, st *AccessState, o Setup, signed
 		}
 		signedIn[name] = !st.wrongPassword[name]
 	}
+	if err := s.findUnderWay(ctx, st); err != nil {
+		return err
+	}
 	if err := s.readBindings(ctx, st, o); err != nil {
 		return err
 	}
@@ -239,6 +244,28 @@ func (s *Store) lookCloser(ctx context.Context, st *AccessState, o Setup, signed
 			if slices.Contains(o.Revoke, key[strings.LastIndexByte(key, '/')+1:]) {
 				st.left = append(st.left, key)
 			}
+		}
+	}
+	return nil
+}
+
+// findUnderWay finds the users of setups that may be under way: without theirs,
+// one that turned access control on and finds that root does not get in could not
+// turn it off again.
+func (s *Store) findUnderWay(ctx context.Context, st *AccessState) error {
+	st.underWay = map[string]bool{}
+	for user := range st.Users {
+		id, ok := setupLease(user)
+		if !ok {
+			continue
+		}
+		err := s.call(ctx, "look whether another setup is under way", "a lease", func(ctx context.Context, c *clientv3.Client) error {
+			resp, err := c.TimeToLive(ctx, id)
+			st.underWay[user] = err == nil && resp.TTL >= 0 // 0 is the last second
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -287,8 +314,13 @@ func (s *Store) carryOut(ctx context.Context, step AccessStep, o Setup) error {
 // first.
 func (s *Store) enableAccess(ctx context.Context, o Setup, madeRoot bool) error {
 	const what = "turn access control on"
-	name, password := setupUser+randomHex(4), randomHex(16)
 	do := func(s *Store, f func(context.Context, *clientv3.Client) error) error { return s.asRoot(ctx, what, f) }
+	name, ended, err := s.nameSetup(ctx, what)
+	if err != nil {
+		return err
+	}
+	defer ended()
+	password := randomHex(16)
 	if err := do(s, func(ctx context.Context, c *clientv3.Client) error {
 		if _, err := c.UserAdd(ctx, name, password); err != nil {
 			return err
@@ -306,7 +338,9 @@ func (s *Store) enableAccess(ctx context.Context, o Setup, madeRoot bool) error 
 		return err
 	}
 	defer closeRoot()
-	_, failed := root.AccessState(ctx)
+	look, cancel := context.WithTimeout(ctx, setupTime/2) // the way back is there for no longer than setupTime
+	defer cancel()
+	_, failed := root.AccessState(look)
 	if failed == nil {
 		return do(root, func(ctx context.Context, c *clientv3.Client) error {
 			_, err := c.UserDelete(ctx, name)
@@ -335,6 +369,26 @@ func (s *Store) enableAccess(ctx context.Context, o Setup, madeRoot bool) error 
 		return errors.Join(fmt.Errorf("%s: root does not get in, and access control is still on: %w", what, failed), err)
 	}
 	return fmt.Errorf("%s: root does not get in, so it is off again; give --root-password, or let etcd have --client-cert-auth and come with a certificate whose common name is root: %w", what, failed)
+}
+
+// nameSetup names a user whom no other setup takes away before ended was called,
+// or setupTime is over.
+func (s *Store) nameSetup(ctx context.Context, what string) (name string, ended func(), err error) {
+	var id clientv3.LeaseID
+	err = s.call(ctx, what, "a lease", func(ctx context.Context, c *clientv3.Client) error {
+		resp, err := c.Grant(ctx, int64(setupTime/time.Second))
+		if err == nil {
+			id = resp.ID
+		}
+		return err
+	})
+	ended = func() {
+		_ = s.call(ctx, what, "a lease", func(ctx context.Context, c *clientv3.Client) error { // else it ends by itself
+			_, err := c.Revoke(ctx, id)
+			return err
+		})
+	}
+	return fmt.Sprintf("%s%016x", setupUser, int64(id)), ended, err
 }
 
 // as is the store of another user, who comes with the same certificate; without a

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"slices"
@@ -379,6 +380,21 @@ func TestEnableNeverLocksOut(t *testing.T) {
 	if _, err := raw(t, s).Put(t.Context(), s.key("instances/a"), "x"); err != nil {
 		t.Error(err)
 	}
+
+	// With access control on, too, what a killed setup left is told from what is in use.
+	lease, err := raw(t, signedIn).Grant(t.Context(), 600)
+	must(t, err)
+	name := fmt.Sprintf("%s%016x", setupUser, int64(lease.ID))
+	_, err = raw(t, signedIn).UserAdd(t.Context(), name, "x")
+	must(t, err)
+	for _, want := range []int{0, 1} {
+		steps, err = signedIn.SetUpAccess(t.Context(), Setup{})
+		if err != nil || len(steps) != want {
+			t.Errorf("steps %v, %v; want %d", steps, err, want)
+		}
+		_, err = raw(t, signedIn).Revoke(t.Context(), lease.ID)
+		must(t, unless(err, rpctypes.ErrLeaseNotFound))
+	}
 }
 
 // TestEnableByWhoIsReadAgain: what the caller's credentials are read again from
@@ -401,14 +417,75 @@ func TestEnableByWhoIsReadAgain(t *testing.T) {
 func TestPlanIsTheSameEachTime(t *testing.T) {
 	st := AccessState{Users: map[string][]string{}, Roles: map[string][]Grant{}}
 	for i := range 9 {
-		st.Users[fmt.Sprint(setupUser, i)] = []string{rootUser}
+		st.Users[fmt.Sprintf("%s%016x", setupUser, i)] = []string{rootUser}
 	}
 	o := Setup{Access: everybody, Enable: true}
 	first := o.plan("/routerd/", st)
+	if n := len(slices.DeleteFunc(slices.Clone(first), func(x AccessStep) bool { return x.Do != deleteUser })); n != 9 {
+		t.Errorf("%d users of killed setups are deleted", n)
+	}
 	for range 20 {
 		if again := o.plan("/routerd/", st); !slices.Equal(again, first) {
 			t.Fatalf("steps %v, and before %v", again, first)
 		}
+	}
+}
+
+// TestSetupsLeaveEachOtherTheWayBack: one that turns access control on and finds
+// that root does not get in still has the user by whom it turns it off, whoever
+// sets up meanwhile. What a killed one left goes, and nobody else's user.
+func TestSetupsLeaveEachOtherTheWayBack(t *testing.T) {
+	s := openAt(t, Config{Endpoints: []string{own(t, 0).endpoint()}, Prefix: "/routerd/"})
+	c, ctx := raw(t, s), t.Context()
+	users := func() []string {
+		t.Helper()
+		_, err := s.SetUpAccess(ctx, Setup{Access: Access{Readers: []string{"r"}}})
+		must(t, err)
+		st, err := s.AccessState(ctx)
+		must(t, err)
+		return slices.DeleteFunc(slices.Sorted(maps.Keys(st.Users)), func(name string) bool { return name == "r" })
+	}
+	lease, err := c.Grant(ctx, 600)
+	must(t, err)
+	other := fmt.Sprintf("%s%016x", setupUser, int64(lease.ID))
+	for _, name := range []string{other, setupUser + "0badcafe", setupUser + "0badcafe0badcafe", setupUser + "ada", setupUser + "ci"} {
+		_, err := c.UserAdd(ctx, name, "secret")
+		must(t, err)
+	}
+	foreign := []string{setupUser + "ada", setupUser + "ci"}
+	if got, want := users(), append([]string{other}, foreign...); !slices.Equal(got, want) {
+		t.Errorf("while another setup is under way there are %v, want %v", got, want)
+	}
+	st, err := s.AccessState(ctx)
+	must(t, err)
+	if said := fmt.Sprint(st.Review("/routerd/").Users); strings.Count(said, "under way, or was killed: routectl etcd setup removes it, 10 minutes after") != 1 {
+		t.Errorf("the review says %s", said)
+	}
+	_, err = c.Revoke(ctx, lease.ID)
+	must(t, err)
+	if got := users(); !slices.Equal(got, foreign) {
+		t.Errorf("when it has ended there are %v, want %v", got, foreign)
+	}
+
+	// One that fails in the middle is told from one that is under way.
+	if err := s.enableAccess(ctx, Setup{}, false); err == nil {
+		t.Fatal("access control is on without root")
+	}
+	st, err = s.AccessState(ctx)
+	must(t, err)
+	left := slices.DeleteFunc(slices.Collect(maps.Keys(st.Users)), func(name string) bool { return name == "r" || slices.Contains(foreign, name) })
+	if len(left) != 1 {
+		t.Fatalf("left: %v", left)
+	}
+	if _, ok := setupLease(left[0]); !ok {
+		t.Errorf("%s is taken for somebody else's", left[0])
+	}
+	if got := users(); !slices.Equal(got, foreign) {
+		t.Errorf("after one that failed there are %v, want %v", got, foreign)
+	}
+	leases, err := c.Leases(ctx)
+	if err != nil || len(leases.Leases) > 0 {
+		t.Errorf("leases %v, %v", leases, err)
 	}
 }
 
@@ -430,6 +507,9 @@ func TestNamesThatReachFurther(t *testing.T) {
 		"a password's file":     {Operators: []string{".hidden"}},
 		"a shell's words":       {Operators: []string{"a b"}},
 		"a name that is a flag": {Operators: []string{"-a"}},
+		"a setup's own":         {Operators: []string{setupUser + "ci"}},
+		"an instance's so":      {Instances: map[string]string{setupUser + "1": "main"}},
+		"reinstated":            {Reinstate: []string{setupUser + "1"}},
 	} {
 		s := open(t)
 		ctx, cancel := context.WithCancel(t.Context())

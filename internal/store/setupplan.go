@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -25,8 +27,23 @@ const (
 )
 
 // setupUser begins the name of who turns access control off again should root
-// not get in.
+// not get in. The id of a lease follows, in hexadecimal digits: while the lease
+// lives, so may the setup that made the user.
 const setupUser = "routerd-setup-"
+
+// setupTime is how long that lease lives.
+const setupTime = 10 * time.Minute
+
+// setupLease tells whether a user is of a setup, and by which lease.
+func setupLease(user string) (id clientv3.LeaseID, ok bool) {
+	digits, ok := strings.CutPrefix(user, setupUser)
+	n, err := strconv.ParseInt(digits, 16, 64)
+	// Setups of before have eight digits, and no lease.
+	if !ok || err != nil || len(digits) != 8 && len(digits) != 16 || digits != fmt.Sprintf("%0*x", len(digits), n) {
+		return 0, false
+	}
+	return clientv3.LeaseID(n), true
+}
 
 // former are the roles that an earlier documentation had people make: wider
 // than those of today.
@@ -281,7 +298,7 @@ func (p *planner) revoke() {
 		}
 	}
 	for _, user := range slices.Sorted(maps.Keys(p.st.Users)) {
-		if strings.HasPrefix(user, setupUser) { // of a setup that was killed
+		if _, ok := setupLease(user); ok && !p.st.underWay[user] { // of a setup that was killed
 			p.take = append(p.take, AccessStep{Do: deleteUser, User: user})
 		}
 	}

@@ -40,9 +40,10 @@ func (st AccessState) Review(prefix string) AccessReview {
 		for _, role := range u.Roles {
 			held[role] = true
 		}
+		_, ofSetup := setupLease(name)
 		switch {
-		case strings.HasPrefix(name, setupUser):
-			u.Wrong = append(u.Wrong, "left by a setup that was killed: routectl etcd setup removes it")
+		case ofSetup:
+			u.Wrong = append(u.Wrong, fmt.Sprintf("of a setup that is under way, or was killed: routectl etcd setup removes it, %.0f minutes after it was made", setupTime.Minutes()))
 		case name != rootUser && slices.Contains(u.Roles, rootUser):
 			u.Wrong = append(u.Wrong, "may do everything in etcd")
 		}

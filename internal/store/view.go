@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -135,7 +136,16 @@ func (c *cache) put(is map[string]decoded) {
 }
 
 func (r *viewReader) report(kv *mvccpb.KeyValue, why string) {
-	r.broken = append(r.broken, Broken{Key: string(kv.Key), Why: why})
+	r.broken = append(r.broken, Broken{Key: shown(string(kv.Key)), Why: why})
+}
+
+// wellNamed reports a record whose name nobody may have: it would reach terminals.
+func (r *viewReader) wellNamed(kv *mvccpb.KeyValue, what, name string) bool {
+	err := CheckName(what, name)
+	if err != nil {
+		r.report(kv, err.Error())
+	}
+	return err == nil
 }
 
 // record decodes kv into a T and reports it if it is not what its key says:
@@ -178,6 +188,9 @@ func (r *viewReader) groups(kvs []*mvccpb.KeyValue) {
 			r.hidden[name] = true
 			continue
 		}
+		if !r.wellNamed(kv, "group", name) {
+			continue
+		}
 		if err := checkEpoch(a.Epoch); err != nil {
 			r.report(kv, err.Error())
 			r.hidden[name] = true
@@ -190,7 +203,7 @@ func (r *viewReader) groups(kvs []*mvccpb.KeyValue) {
 func (r *viewReader) prepares(kvs []*mvccpb.KeyValue) {
 	r.v.Prepares = make(map[string]rollout.Prepare, len(kvs))
 	for _, kv := range kvs {
-		if name, p, ok := record(r, kv, dirPrepares, func(p *rollout.Prepare) string { return p.Group }); ok && !r.hidden[name] {
+		if name, p, ok := record(r, kv, dirPrepares, func(p *rollout.Prepare) string { return p.Group }); ok && !r.hidden[name] && r.wellNamed(kv, "group", name) {
 			r.v.Prepares[name] = p
 		}
 	}
@@ -203,13 +216,16 @@ func (r *viewReader) ready(kvs []*mvccpb.KeyValue) {
 		if !ok || group == "" || instance == "" {
 			r.report(kv, "the key is not ready/<group>/<instance>: nobody writes it, delete it")
 		}
-		// One without an instance is in the range that a commit compares: what
-		// the commit waits for must be seen.
+		// One without an instance, or with a name that none may have, is in the
+		// range that a commit compares: what the commit waits for must be seen.
 		if !ok || group == "" {
 			continue
 		}
-		if r.hidden[group] {
+		if r.hidden[group] || !r.wellNamed(kv, "group", group) {
 			continue
+		}
+		if instance != "" && !r.wellNamed(kv, "instance", instance) {
+			instance = strconv.Quote(instance) // which is nobody's name
 		}
 		if r.v.Ready[group] == nil {
 			r.v.Ready[group] = map[string]rollout.Ready{}
@@ -225,8 +241,7 @@ func (r *viewReader) instances(kvs []*mvccpb.KeyValue) {
 		if !ok || r.hidden[i.Group] {
 			continue
 		}
-		if err := CheckName("group", i.Group); err != nil { // a group would be made of it
-			r.report(kv, err.Error())
+		if !r.wellNamed(kv, "instance", name) || !r.wellNamed(kv, "group", i.Group) { // a group would be made of it
 			continue
 		}
 		if why := r.bound[name].foreign(i.Group); why != "" {
@@ -241,7 +256,7 @@ func (r *viewReader) reports(kvs []*mvccpb.KeyValue) {
 	r.v.Reports = make(map[string]rollout.Report, len(kvs))
 	for _, kv := range kvs {
 		name, p, ok := recordOnce(r, kv, dirReports, func(p *rollout.Report) string { return p.Instance })
-		if !ok || r.hidden[p.Group] {
+		if !ok || r.hidden[p.Group] || !r.wellNamed(kv, "instance", name) || !r.wellNamed(kv, "group", p.Group) {
 			continue
 		}
 		if !credible(&p, r.v.Groups[p.Group].Epoch, max(r.v.Fleet.Target.Number, r.v.Fleet.Committed.Number)) {

@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -428,7 +430,7 @@ func TestI3_RecoverNeverLowersAnEpoch(t *testing.T) {
 		for i := range int64(4) {
 			wg.Go(func() {
 				_, err := s.Recover(t.Context(), RecoverRequest{
-					FleetID: f.FleetID, Replace: []string{"main"}, Groups: []rollout.Assignment{{Group: "main", Epoch: 4*round + i}},
+					FleetID: f.FleetID, Replace: []string{"main"}, Groups: []rollout.Assignment{{Group: "main", Epoch: 4*round + i + 1}},
 				})
 				if err != nil && !errors.Is(err, ErrConflict) {
 					t.Error(err)
@@ -436,8 +438,8 @@ func TestI3_RecoverNeverLowersAnEpoch(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if got := view(t, s).Groups["main"].Epoch; got != 4*round+3 {
-			t.Fatalf("epoch %d after %d was put", got, 4*round+3)
+		if got := view(t, s).Groups["main"].Epoch; got != 4*round+4 {
+			t.Fatalf("epoch %d after %d was put", got, 4*round+4)
 		}
 	}
 }
@@ -528,4 +530,41 @@ func TestAbsurdInstances(t *testing.T) {
 	if rev := publish(t, s, "a"); rev.Number != 1 {
 		t.Errorf("number %d", rev.Number)
 	}
+}
+
+// Names that nobody may have reach no terminal, and what stops a commit is seen
+// all the same.
+func TestNamesOfNobodyAreLeftOut(t *testing.T) {
+	s := fleet(t)
+	rawPut(t, s, "groups/main", assignment(1))
+	ready(t, s, "main", "a", "n1")
+	wild := "\x1b[2J" // clears a terminal
+	said, err := json.Marshal(wild)
+	must(t, err)
+	for key, value := range map[string]string{
+		"instances/" + wild:         fmt.Sprintf(`{"instance":%s,"group":"main"}`, said),
+		"reports/" + wild:           fmt.Sprintf(`{"instance":%s,"group":"main"}`, said),
+		"reports/b":                 fmt.Sprintf(`{"instance":"b","group":%s}`, said),
+		"groups/" + wild:            fmt.Sprintf(`{"group":%s,"epoch":1}`, said),
+		"prepare/" + wild:           fmt.Sprintf(`{"group":%s}`, said),
+		"ready/main/" + wild:        "n0",
+		"ready/main/" + wild + wild: "n1",
+		"ready/" + wild + "/a":      "n1",
+	} {
+		rawPut(t, s, key, value)
+	}
+	term := campaign(t, s, "c1")
+	v, broken, err := s.ViewBroken(t.Context())
+	must(t, err)
+	if len(v.Instances) != 1 || len(v.Reports) != 0 || len(v.Groups) != 1 || len(v.Prepares) != 0 || len(v.Ready) != 1 || len(broken) != 8 {
+		t.Errorf("instances %v, reports %v, groups %v, ready %v, broken %v", v.Instances, v.Reports, v.Groups, v.Ready, broken)
+	}
+	if got := slices.Sorted(maps.Keys(v.Ready["main"])); !slices.Equal(got, []string{`"\x1b[2J"`, `"\x1b[2J\x1b[2J"`, "a"}) {
+		t.Errorf("ready %q", got)
+	}
+	if text := fmt.Sprint(v.Instances, v.Reports, v.Groups, v.Ready, broken); strings.Contains(text, "\x1b") {
+		t.Errorf("a terminal gets %q", text)
+	}
+	wantErr(t, term.Apply(t.Context(), v, commit("main")), ErrNotReady, "main")
+	must(t, second(s.Publish(t.Context(), PublishRequest{Snapshot: snapshot(t, "a")})))
 }
