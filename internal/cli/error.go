@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"routerd.dev/internal/printable"
 	"routerd.dev/internal/route"
 	"routerd.dev/internal/store"
 )
@@ -21,17 +22,17 @@ func (e Env) explain(err error) {
 	if errors.As(err, &problems) {
 		problems = inOrder(problems)
 		for _, p := range problems.Warnings() {
-			fmt.Fprintf(e.Stderr, "warning: %s\n", plain(p.Error()))
+			fmt.Fprintf(e.Stderr, "warning: %s\n", p.Error())
 		}
 		for _, p := range problems.Errors() {
-			fmt.Fprintf(e.Stderr, "error: %s\n", plain(p.Error()))
+			fmt.Fprintf(e.Stderr, "error: %s\n", p.Error())
 		}
 		fmt.Fprintf(e.Stderr, "routectl: %s\n", plural(len(problems.Errors()), "problem"))
 		return
 	}
 	fmt.Fprintf(e.Stderr, "routectl: %s\n", plainError(err))
 	if hint := hintFor(err); hint != "" {
-		fmt.Fprintf(e.Stderr, "hint: %s\n", plain(hint))
+		fmt.Fprintf(e.Stderr, "hint: %s\n", printable.Text(hint))
 	}
 }
 
@@ -40,7 +41,7 @@ func (e Env) explain(err error) {
 func plainError(err error) string {
 	lines := strings.Split(err.Error(), "\n")
 	for i := range lines {
-		lines[i] = plain(lines[i])
+		lines[i] = printable.Text(lines[i])
 	}
 	return strings.Join(lines, "\n  ")
 }

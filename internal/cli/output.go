@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"routerd.dev/internal/printable"
 	"routerd.dev/internal/yamlfile"
 )
 
@@ -116,19 +116,12 @@ func (t *table) text(lines string) {
 	}
 }
 
-// plain shows what does not print as Go writes it in a string: what others put
-// into etcd must not steer a terminal, nor begin a line of its own.
-func plain(s string) string {
-	q := strconv.Quote(s)
-	return strings.NewReplacer(`\\`, `\`, `\"`, `"`).Replace(q[1 : len(q)-1])
-}
-
 // plainArgs are the arguments of a format, with all but numbers made plain.
 func plainArgs(args []any) []any {
 	out := slices.Clone(args)
 	for i, a := range out {
 		if v := reflect.ValueOf(a); !v.CanInt() && !v.CanUint() && !v.CanFloat() {
-			out[i] = plain(fmt.Sprint(a))
+			out[i] = printable.Text(fmt.Sprint(a))
 		}
 	}
 	return out

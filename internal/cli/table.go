@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"routerd.dev/internal/engine"
+	"routerd.dev/internal/printable"
 	"routerd.dev/internal/route"
 	"routerd.dev/internal/routefile"
 	"routerd.dev/internal/store"
@@ -163,7 +164,7 @@ func (c *command) offer(cmd *cobra.Command, ask func(context.Context, *store.Sto
 	}
 	for i, word := range out { // a tab parts it from what is said of it
 		name, about, _ := strings.Cut(word, "\t")
-		out[i] = strings.TrimSuffix(plain(name)+"\t"+plain(about), "\t")
+		out[i] = strings.TrimSuffix(printable.Text(name)+"\t"+printable.Text(about), "\t")
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp
 }

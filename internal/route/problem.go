@@ -2,9 +2,9 @@ package route
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
-	"unicode"
+
+	"routerd.dev/internal/printable"
 )
 
 // Severity tells a mistake from a remark.
@@ -129,23 +129,7 @@ func (p Problem) Error() string {
 	if p.Hint != "" {
 		b.WriteString(" (" + p.Hint + ")")
 	}
-	return printable(b.String())
-}
-
-func printable(s string) string {
-	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return s
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if unicode.IsPrint(r) {
-			b.WriteRune(r)
-		} else {
-			quoted := strconv.QuoteRune(r)
-			b.WriteString(quoted[1 : len(quoted)-1])
-		}
-	}
-	return b.String()
+	return printable.Text(b.String())
 }
 
 // Problems is every problem that was found, in the order of their places.
