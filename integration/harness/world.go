@@ -229,14 +229,8 @@ func (w *World) tell(t testing.TB) {
 		return
 	}
 	for _, name := range w.nodes() {
-		t.Logf("the end of %s's log:\n%s", name, w.lastWords(name, 25))
+		t.Logf("the end of %s's log:\n%s", name, tail(w.Log(name), 25))
 	}
-}
-
-// lastWords are the last lines of a node's log.
-func (w *World) lastWords(name string, lines int) string {
-	all := strings.Split(strings.TrimSpace(w.Log(name)), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
 // Publish publishes the next mark; the revision's message is the mark.
@@ -456,7 +450,7 @@ func (w *World) UntilJoined(t testing.TB, within time.Duration) {
 		Until(t, within, i.Instance+" tells its status", func() error {
 			_, err := i.Status()
 			if err != nil && !w.Running(i.Instance) {
-				t.Fatalf("%s has ended: %s", i.Instance, w.lastWords(i.Instance, 3))
+				t.Fatalf("%s has ended: %s", i.Instance, tail(w.Log(i.Instance), 3))
 			}
 			return err
 		})

@@ -11,9 +11,8 @@ import (
 )
 
 const (
-	maxWait = 100 * time.Millisecond // the longest an instance waits for the instant a commit names
-	maxWhy  = 300                    // bytes of a reason that goes into etcd
-	keep    = 3                      // good assignments remembered
+	maxWhy = 300 // bytes of a reason that goes into etcd
+	keep   = 3   // good assignments remembered
 
 	minRetry  = 200 * time.Millisecond // before a digest in force that failed is tried again, doubling
 	soonRetry = 5 * time.Second        // at most, for what etcd may give any moment
@@ -271,7 +270,7 @@ func (c *core) follow(a *rollout.Assignment, now time.Time) {
 		return
 	}
 	c.target = a
-	c.activate = now.Add(min(max(a.Instant.Sub(now), 0), maxWait))
+	c.activate = now.Add(min(max(a.Instant.Sub(now), 0), rollout.MaxLead))
 	if c.serving != nil && c.serving.source == SourceDisk && same(&c.serving.Assignment, a) {
 		c.serving.source = SourceEtcd
 	}

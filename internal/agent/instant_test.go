@@ -102,14 +102,14 @@ func assigned(epoch int64, stable int, instant time.Time) record {
 func TestSwitchAtTheInstant(t *testing.T) {
 	for _, c := range []struct{ lead, want time.Duration }{
 		{10 * time.Millisecond, 10 * time.Millisecond},
-		{time.Hour, maxWait}, // a clock that is wrong delays at most so much
+		{time.Hour, rollout.MaxLead}, // a clock that is wrong delays at most so much
 		{-time.Hour, 0},
 		{0, 0},
 	} {
 		inBubble(t, func(_ *loop, see func(record), sw *swaps) {
 			now := time.Now()
 			see(assigned(2, 2, now.Add(c.lead)))
-			time.Sleep(maxWait) // the bubble's
+			time.Sleep(rollout.MaxLead) // the bubble's
 			synctest.Wait()
 			if len(sw.at) != 2 || sw.at[1].Sub(now) != c.want {
 				t.Errorf("lead %v: switched %v, want after %v", c.lead, sw.at, c.want)
@@ -137,13 +137,13 @@ func TestRepeatedRecordDoesNotBeginTheWaitAnew(t *testing.T) {
 		now := time.Now()
 		r := assigned(2, 2, now.Add(time.Hour))
 		see(r)
-		time.Sleep(maxWait / 2)
+		time.Sleep(rollout.MaxLead / 2)
 		again := *r.assignment
 		r.assignment = &again
 		see(r)
-		time.Sleep(maxWait / 2)
+		time.Sleep(rollout.MaxLead / 2)
 		synctest.Wait()
-		if len(sw.at) != 2 || sw.at[1].Sub(now) != maxWait {
+		if len(sw.at) != 2 || sw.at[1].Sub(now) != rollout.MaxLead {
 			t.Errorf("switched at %v", sw.at)
 		}
 	})

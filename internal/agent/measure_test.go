@@ -246,7 +246,7 @@ func TestABlockedMeasureDelaysNoSwitch(t *testing.T) {
 			r := candidate(epoch, rollout.Candidate{Permyriad: 100 * int(epoch)}, 1)
 			r.assignment.Instant = now.Add(10 * time.Millisecond)
 			see(r)
-			time.Sleep(maxWait)
+			time.Sleep(rollout.MaxLead)
 			synctest.Wait()
 			if n := len(sw.at); sw.epochs[n-1] != epoch || sw.at[n-1].Sub(now) != 10*time.Millisecond {
 				t.Errorf("switched to %v at %v", sw.epochs, sw.at)

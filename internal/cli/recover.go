@@ -220,12 +220,10 @@ func (c *command) holding(ctx context.Context, v *rollout.View, name string) (h 
 }
 
 // checkHolding refuses an answer that no instance of this fleet gives: what it
-// says becomes keys and numbers in etcd, from which the fleet counts on. No number
-// is believed that is more than 2^32 in front of what the view has.
+// says becomes keys and numbers in etcd, from which the fleet counts on.
 func checkHolding(v *rollout.View, h *admin.Holding) error {
-	const most, ahead = 1 << 53, 1 << 32
-	epoch := min(most, v.Groups[h.Group].Epoch+ahead)
-	number := min(most, max(v.Fleet.Target.Number, v.Fleet.Committed.Number)+ahead)
+	epoch := store.Believable(v.Groups[h.Group].Epoch)
+	number := store.Believable(max(v.Fleet.Target.Number, v.Fleet.Committed.Number))
 	if err := errors.Join(store.CheckName("group", h.Group), store.CheckName("instance", h.Instance)); err != nil {
 		return err
 	}

@@ -122,8 +122,8 @@ func setSetting(s *rollout.Settings, arg string) error {
 		s.PrepareTimeout, err = settingDuration(value)
 	case "lead":
 		s.Lead, err = settingDuration(value)
-		if err == nil && s.Lead > store.MaxLead {
-			err = fmt.Errorf("want at most %v", store.MaxLead)
+		if err == nil && s.Lead > rollout.MaxLead {
+			err = fmt.Errorf("want at most %v", rollout.MaxLead)
 		}
 	case "historyLimit":
 		s.HistoryLimit = 0

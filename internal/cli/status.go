@@ -112,7 +112,7 @@ func (c *command) watchStatus(ctx context.Context, s *store.Store) error {
 		}
 		if key := st.fingerprint(); key != last {
 			if last != "" && c.output == "table" {
-				fmt.Fprintf(c.env.Stdout, "\n%s\n", c.env.Now().Format(time.TimeOnly))
+				c.gap()
 			}
 			last = key
 			if err := c.print(st, st.show); err != nil {

@@ -97,11 +97,10 @@ func (d *draft) bake(x version.Digest) {
 
 // lead is the time from a commit to its instant: enough for the last watcher.
 func lead(s Settings, registered int) time.Duration {
-	const most = 100 * time.Millisecond
 	if s.Lead > 0 {
-		return min(s.Lead, most)
+		return min(s.Lead, MaxLead)
 	}
-	return min(10*time.Millisecond+time.Duration(registered)*50*time.Microsecond, most)
+	return min(10*time.Millisecond+time.Duration(registered)*50*time.Microsecond, MaxLead)
 }
 
 // settle notes the newest revision that every group committed.

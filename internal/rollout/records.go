@@ -26,6 +26,10 @@ type Fleet struct {
 	Floor int64 `json:"floor,omitempty"`
 }
 
+// MaxLead is the longest time from a commit to the instant it names, and that an
+// instance waits for one.
+const MaxLead = 100 * time.Millisecond
+
 // Settings are an operator's choices for the whole fleet. The zero value is
 // usable: each field says what zero stands for.
 type Settings struct {

@@ -167,19 +167,19 @@ func TestBackIsBounded(t *testing.T) {
 // change, and no more are made.
 func TestHundredGroups(t *testing.T) {
 	w := newWorld()
-	for n := range maxGroups + 5 {
+	for n := range MaxGroups + 5 {
 		w.start(fmt.Sprintf("i%03d", n), fmt.Sprintf("g%03d", n))
 	}
 	w.publish(1)
 	w.ask(Intent{ID: "r1", Kind: IntentSwitch, To: ref(1)})
 	w.settle()
-	if len(w.groups) != maxGroups {
+	if len(w.groups) != MaxGroups {
 		t.Errorf("%d groups", len(w.groups))
 	}
 	w.publish(2)
 	w.ask(Intent{ID: "r2", Kind: IntentSwitch, To: ref(2)})
 	w.settle()
-	if r := w.rollouts["r2"]; r.Phase != PhaseDone || len(r.Epochs) != maxGroups {
+	if r := w.rollouts["r2"]; r.Phase != PhaseDone || len(r.Epochs) != MaxGroups {
 		t.Errorf("%s, %d groups: %s", r.Phase, len(r.Epochs), r.Why)
 	}
 	if len(w.broken) > 0 {

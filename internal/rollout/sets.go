@@ -6,10 +6,13 @@ import (
 	"routerd.dev/internal/version"
 )
 
+// MaxGroups is how many groups a fleet has: a commit may concern them all, and
+// etcd takes 128 compares a transaction.
+const MaxGroups = 100
+
 const (
-	maxGroups = 100 // of a fleet: a commit may concern them all, and etcd takes 128 compares a transaction
-	maxBack   = 8   // how far a rollback without a name can go
-	keptBack  = 2   // how many of these a set holds, ready for use
+	maxBack  = 8 // how far a rollback without a name can go
+	keptBack = 2 // how many of these a set holds, ready for use
 )
 
 // controllerName stands in the audit for what no operator asked for.

@@ -145,7 +145,7 @@ func (d *draft) welcome() bool {
 	}
 	var made []string
 	for _, g := range slices.Sorted(maps.Keys(unknown)) {
-		if len(d.groups) < maxGroups && len(d.frozenIn(g)) == 0 {
+		if len(d.groups) < MaxGroups && len(d.frozenIn(g)) == 0 {
 			d.groups[g] = d.newGroup(g)
 			made = append(made, g)
 		}

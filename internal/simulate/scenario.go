@@ -38,7 +38,7 @@ func (s *Scenario) validate() error {
 		}
 		total += s.Groups[g]
 	}
-	if len(s.Groups) == 0 || len(s.Groups) > 100 || total > maxInstances {
+	if len(s.Groups) == 0 || len(s.Groups) > rollout.MaxGroups || total > maxInstances {
 		errs = append(errs, fmt.Errorf("%d groups with %d instances: want 1 to 100 groups with at most %d", len(s.Groups), total, maxInstances))
 	}
 	if len(s.Plan.Waves) > 0 {

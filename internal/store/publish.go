@@ -306,7 +306,7 @@ func (p *publication) judge(resp *clientv3.TxnResponse) (err error) {
 		return fmt.Errorf("%s: %w", p.what, err)
 	}
 	p.fleetMod, p.headMod, p.highest = modOf(fleet), modOf(head), 0
-	most := believable(max(p.fleet.Target.Number, p.fleet.Committed.Number))
+	most := Believable(max(p.fleet.Target.Number, p.fleet.Committed.Number))
 	if head != nil {
 		if p.highest, err = s.parseCount(keyHead, head.Value); err == nil && p.highest > most {
 			err = s.noCount(keyHead, head.Value)

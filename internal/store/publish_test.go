@@ -167,7 +167,7 @@ func TestPublishIsNotStoppedByCommits(t *testing.T) {
 				return
 			default:
 			}
-			if err := busy.SetSettings(t.Context(), "c", func(x *rollout.Settings) error { x.Lead = (x.Lead + 1) % MaxLead; return nil }); err != nil {
+			if err := busy.SetSettings(t.Context(), "c", func(x *rollout.Settings) error { x.Lead = (x.Lead + 1) % rollout.MaxLead; return nil }); err != nil {
 				t.Error(err)
 				return
 			}

@@ -32,8 +32,8 @@ func (s *Store) Head(ctx context.Context) (int64, error) {
 // of its range could not be counted on from.
 const mostCount, mostAhead = 1 << 53, 1 << 32
 
-// believable is the highest number that is believed where known is known.
-func believable(known int64) int64 { return min(mostCount, known+mostAhead) }
+// Believable is the highest number that is believed where known is known.
+func Believable(known int64) int64 { return min(mostCount, known+mostAhead) }
 
 // checkEpoch tells what is wrong with the epoch of a group's record.
 func checkEpoch(n int64) error {

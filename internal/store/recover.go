@@ -57,8 +57,8 @@ func (s *Store) Recover(ctx context.Context, req RecoverRequest) (Recovered, err
 	if req.FleetID == "" {
 		return Recovered{}, errors.New("recover: no fleet id")
 	}
-	if n := len(req.Groups); n > MaxGroups {
-		return Recovered{}, fmt.Errorf("%s: %w: %d groups, at most %d are allowed", what, ErrTooLarge, n, MaxGroups)
+	if n := len(req.Groups); n > rollout.MaxGroups {
+		return Recovered{}, fmt.Errorf("%s: %w: %d groups, at most %d are allowed", what, ErrTooLarge, n, rollout.MaxGroups)
 	}
 	if err := req.check(); err != nil {
 		return Recovered{}, fmt.Errorf("%s: %w: %w", what, ErrCorrupt, err)

@@ -14,9 +14,6 @@ import (
 	"routerd.dev/internal/version"
 )
 
-// MaxLead is the longest time that a commit may lie ahead.
-const MaxLead = 100 * time.Millisecond
-
 // maxStrategies bounds how many a fleet keeps: every controller reads them all.
 const maxStrategies = 100
 
@@ -79,8 +76,8 @@ func boundSettings(x *rollout.Settings) (wrong []error) {
 		wrong = append(wrong, fmt.Errorf("prepareTimeout is %v: want at least 0, which stands for the default", x.PrepareTimeout))
 		x.PrepareTimeout = 0
 	}
-	if x.Lead < 0 || x.Lead > MaxLead {
-		wrong = append(wrong, fmt.Errorf("lead is %v: want at most %v, or 0 for the default", x.Lead, MaxLead))
+	if x.Lead < 0 || x.Lead > rollout.MaxLead {
+		wrong = append(wrong, fmt.Errorf("lead is %v: want at most %v, or 0 for the default", x.Lead, rollout.MaxLead))
 		x.Lead = 0
 	}
 	if x.HistoryLimit < 0 {

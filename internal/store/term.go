@@ -14,9 +14,6 @@ import (
 	"routerd.dev/internal/rollout"
 )
 
-// MaxGroups is how many groups one change may concern.
-const MaxGroups = 100
-
 // maxOps is etcd's default limit of operations in one transaction.
 const maxOps = 128
 
@@ -162,8 +159,8 @@ func (t *Term) Apply(ctx context.Context, at *rollout.View, c rollout.Change) er
 
 // changeOps turns a change into operations.
 func (s *Store) changeOps(at *rollout.View, c rollout.Change) ([]clientv3.Op, error) {
-	if n := max(len(c.Groups), len(c.Prepares), len(c.Withdraw), len(c.Ready)+len(c.Empty)+len(c.Settled), len(c.Retire)); n > MaxGroups {
-		return nil, fmt.Errorf("%w: %d groups, and one transaction takes at most %d: switch fewer with --group", ErrTooLarge, n, MaxGroups)
+	if n := max(len(c.Groups), len(c.Prepares), len(c.Withdraw), len(c.Ready)+len(c.Empty)+len(c.Settled), len(c.Retire)); n > rollout.MaxGroups {
+		return nil, fmt.Errorf("%w: %d groups, and one transaction takes at most %d: switch fewer with --group", ErrTooLarge, n, rollout.MaxGroups)
 	}
 	var ops []clientv3.Op
 	add := func(op clientv3.Op) { ops = append(ops, op) }

@@ -212,11 +212,11 @@ func TestHundredGroupsAtOnce(t *testing.T) {
 	term := campaign(t, s, "c1")
 	var names []string
 	var prepares rollout.Change
-	for i := range MaxGroups + 1 {
+	for i := range rollout.MaxGroups + 1 {
 		g := fmt.Sprintf("g%03d", i)
 		names = append(names, g)
 		rawPut(t, s, "ready/"+g+"/i", "n1")
-		if i < MaxGroups {
+		if i < rollout.MaxGroups {
 			prepares.Prepares = append(prepares.Prepares, rollout.Prepare{Group: g, Nonce: "n1"})
 		}
 	}
@@ -225,8 +225,8 @@ func TestHundredGroupsAtOnce(t *testing.T) {
 	unchanged(t, s, func() {
 		wantErr(t, term.Apply(t.Context(), v, commit(names...)), ErrTooLarge, "101 groups", "at most 100")
 	})
-	c := commit(names[:MaxGroups]...)
-	c.Withdraw = names[:MaxGroups] // 200 operations and 106 compares
+	c := commit(names[:rollout.MaxGroups]...)
+	c.Withdraw = names[:rollout.MaxGroups] // 200 operations and 106 compares
 	for range 50 {
 		c.Audit = append(c.Audit, rollout.AuditEntry{Time: time.Now(), What: "commit"})
 	}
@@ -236,7 +236,7 @@ func TestHundredGroupsAtOnce(t *testing.T) {
 		t.Errorf("took %d revisions", got-before)
 	}
 	v = view(t, s)
-	if len(v.Groups) != MaxGroups || len(v.Prepares) != 0 {
+	if len(v.Groups) != rollout.MaxGroups || len(v.Prepares) != 0 {
 		t.Errorf("%d groups, %d prepares", len(v.Groups), len(v.Prepares))
 	}
 	// What is packed is fenced like the rest.

@@ -281,7 +281,7 @@ func (r *viewReader) reports(kvs []*mvccpb.KeyValue) {
 // believed: one false report must not bring them to where true ones are not
 // believed any more.
 func credible(r *rollout.Report, epoch, revision int64) bool {
-	return 0 <= r.HighestEpoch && r.HighestEpoch <= believable(epoch) && 0 <= r.HighestRevision && r.HighestRevision <= believable(revision)
+	return 0 <= r.HighestEpoch && r.HighestEpoch <= Believable(epoch) && 0 <= r.HighestRevision && r.HighestRevision <= Believable(revision)
 }
 
 // intents lists them in the order in which etcd took them: the clocks of those
